@@ -1,0 +1,1 @@
+"""The pure core: events, trust and the registry, with no I/O, no clock and no randomness."""

@@ -1,0 +1,347 @@
+"""The projection: folds verified events into the registry, one at a time.
+
+It compares each event's stamp with what is held for its key, so that repetitions, reordering
+and replays change nothing: the same set of events gives the same registry in any order. Times
+are the stream's; there is no other clock here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, assert_never
+
+from msgspec import Struct
+
+from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.event import (
+    CertificatesRevoked,
+    Event,
+    InstanceDeregistered,
+    InstanceEvicted,
+    InstanceExpired,
+    InstanceHealthChanged,
+    InstanceMaintained,
+    InstanceRegistered,
+    InstanceUnregistered,
+    InstanceUpdated,
+    NodeAnnounced,
+    NodeLeft,
+    NodeLost,
+    Removed,
+    RootsRotated,
+    Stated,
+)
+from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
+from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
+
+Outcome = Literal["applied", "repeated", "outdated", "revoked"]
+
+REMOVAL_KEPT_MS: Final = 60 * 60 * 1000
+"""How long a removal is remembered for a node whose announcements carry no manifest."""
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """What folding one event in did.
+
+    Attributes:
+        outcome: `repeated` was known already, `outdated` is older than what is held, `revoked` was
+            signed by a certificate that no longer holds.
+        instances: whose record or visibility changed.
+        nodes: whose record or status changed.
+        missing: what a manifest lists and the registry does not hold: to be fetched.
+        gap: the event's `prev` did not name the event held before it.
+    """
+
+    outcome: Outcome
+    instances: tuple[InstanceKey, ...] = ()
+    nodes: tuple[str, ...] = ()
+    missing: tuple[InstanceKey, ...] = ()
+    gap: bool = False
+
+
+_REPEATED: Final = Change(outcome="repeated")
+_OUTDATED: Final = Change(outcome="outdated")
+_REVOKED: Final = Change(outcome="revoked")
+
+
+def apply(registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
+    """Folds one event into the registry, in place.
+
+    Args:
+        registry: what it is folded into.
+        verified: an event from `envelope.unseal`.
+        position: its place in the stream; 0 for an own event that is not there yet.
+        time_ms: when the stream took it, unix milliseconds.
+    """
+    registry.position = max(registry.position, position)
+    revoked_at = registry.revoked.get(verified.fingerprint)
+    if revoked_at is not None and (position == 0 or position > revoked_at):
+        return _REVOKED
+    change = _dispatch(registry, verified, position, time_ms)
+    if change.instances or change.nodes:
+        registry.version += 1
+    return change
+
+
+def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_ms: int) -> Change:
+    event = verified.event
+    match event:
+        case NodeAnnounced():
+            change = _announced(registry, verified, event, position, time_ms)
+        case NodeLeft():
+            change = _left(registry, verified, event, time_ms)
+        case NodeLost():
+            change = _lost(registry, event)
+        case InstanceRegistered() | InstanceUpdated() | InstanceHealthChanged() | InstanceMaintained():
+            change = _stated(registry, verified, event, position, time_ms)
+        case InstanceDeregistered() | InstanceUnregistered():
+            change = _removed(registry, verified, event, time_ms)
+        case InstanceExpired():
+            change = _expired(registry, event)
+        case InstanceEvicted():
+            change = _evicted(registry, event, position)
+        case CertificatesRevoked():
+            change = _revoked(registry, event, position)
+        case RootsRotated():
+            registry.roots = max(registry.roots, (position, event.roots))
+            change = Change(outcome="applied")
+        case _:
+            assert_never(event)
+    return change
+
+
+def _announced(
+    registry: Registry, verified: VerifiedEvent, event: NodeAnnounced, position: int, time_ms: int
+) -> Change:
+    node = _node(registry, event.node)
+    node.seen_ms = max(node.seen_ms, time_ms)
+    if event.stamp <= node.announced_stamp:
+        return _settle_node(node, event, position)
+    if _is_shadowed(node, event):
+        return _OUTDATED
+    before = node.status
+    gap, dropped = _speak(registry, node, verified)
+    node.announced = event
+    node.announced_stamp = event.stamp
+    node.position = position
+    node.verified = verified.verified
+    node.signer = verified.signer
+    node.fingerprint = verified.fingerprint
+    dropped += _follow_manifest(registry, node, event)
+    if event.instances is None:
+        node.removed = {
+            key: kept for key, kept in node.removed.items() if time_ms - kept[1] < REMOVAL_KEPT_MS
+        }
+    changed = tuple(node.entries) if node.status != before else ()
+    return Change(
+        outcome="applied",
+        instances=(*dropped, *changed),
+        nodes=(node.name,),
+        missing=tuple(node.missing),
+        gap=gap,
+    )
+
+
+def _settle_node(node: NodeEntry, event: NodeAnnounced, position: int) -> Change:
+    """Takes note of a repeated announcement; the first copy in the stream is the one that counts."""
+    if event.stamp < node.announced_stamp:
+        return _OUTDATED
+    if position and (node.position == 0 or position < node.position):
+        node.announced, node.position = event, position
+    return Change(outcome="repeated", missing=tuple(node.missing))
+
+
+def _follow_manifest(registry: Registry, node: NodeEntry, event: NodeAnnounced) -> list[InstanceKey]:
+    """Drops what the manifest leaves out, and notes what it lists and is not held."""
+    if event.instances is None:
+        return []
+    listed = {
+        InstanceKey(line.name, node.name, line.id): Stamp(
+            event.incarnation if line.incarnation is None else line.incarnation, line.revision
+        )
+        for line in event.instances
+    }
+    floor = event.stamp
+    dropped = [key for key, entry in node.entries.items() if entry.stamp <= floor and key not in listed]
+    for key in dropped:
+        registry.drop(key)
+    node.floor = floor
+    node.removed = {key: kept for key, kept in node.removed.items() if kept[0] > floor}
+    node.missing = {
+        key: stamp
+        for key, stamp in listed.items()
+        if key not in node.removed and ((held := node.entries.get(key)) is None or held.stamp < stamp)
+    }
+    return dropped
+
+
+def _left(registry: Registry, verified: VerifiedEvent, event: NodeLeft, time_ms: int) -> Change:
+    node = _node(registry, event.node)
+    node.seen_ms = max(node.seen_ms, time_ms)
+    if event.stamp <= node.left:
+        return _REPEATED if event.stamp == node.left else _OUTDATED
+    if _is_shadowed(node, event):
+        return _OUTDATED
+    before = node.status
+    dropped = _outrank(registry, node, event.stamp)
+    gap = _chain(node, verified)
+    node.left = event.stamp
+    return _spoken_change(node, before, tuple(dropped), gap=gap)
+
+
+def _lost(registry: Registry, event: NodeLost) -> Change:
+    node = _node(registry, event.node)
+    if event.stamp <= node.lost:
+        return _REPEATED if event.stamp == node.lost else _OUTDATED
+    before = node.status
+    node.lost = event.stamp
+    return _spoken_change(node, before, (), gap=False)
+
+
+def _stated(
+    registry: Registry, verified: VerifiedEvent, event: Stated, position: int, time_ms: int
+) -> Change:
+    node = _node(registry, event.node)
+    node.seen_ms = max(node.seen_ms, time_ms)
+    key = event.key
+    held = node.entries.get(key)
+    if held is not None and held.stamp == event.stamp:
+        return _settle(registry, held, position, time_ms)
+    if _is_outdated(node, key, held, event):
+        return _OUTDATED
+    before = node.status
+    gap, dropped = _speak(registry, node, verified)
+    registry.put(
+        InstanceEntry(
+            record=event.data,
+            stamp=event.stamp,
+            position=position,
+            time_ms=time_ms,
+            verified=verified.verified,
+            signer=verified.signer,
+            fingerprint=verified.fingerprint,
+            expired=held.expired if held else NEVER,
+        )
+    )
+    node.removed.pop(key, None)
+    node.missing.pop(key, None)
+    return _spoken_change(node, before, (key, *dropped), gap=gap)
+
+
+def _settle(registry: Registry, held: InstanceEntry, position: int, time_ms: int) -> Change:
+    """Takes note of a repeated record; the first copy in the stream gives position and time."""
+    if position and (held.position == 0 or position < held.position):
+        was_pending = held.position == 0
+        held.position, held.time_ms = position, time_ms
+        if was_pending and registry.is_listed(held):
+            return Change(outcome="repeated", instances=(held.key,))
+    return _REPEATED
+
+
+def _is_outdated(node: NodeEntry, key: InstanceKey, held: InstanceEntry | None, event: Stated) -> bool:
+    """Returns whether something newer than `event` is known of this instance."""
+    if _is_shadowed(node, event) or (held is not None and event.stamp < held.stamp):
+        return True
+    if key in node.removed and event.stamp <= node.removed[key][0]:
+        return True
+    return event.stamp <= node.floor and node.missing.get(key) != event.stamp
+
+
+def _removed(registry: Registry, verified: VerifiedEvent, event: Removed, time_ms: int) -> Change:
+    node = _node(registry, event.node)
+    node.seen_ms = max(node.seen_ms, time_ms)
+    key = event.key
+    held = node.entries.get(key)
+    if event.stamp <= node.floor or _is_shadowed(node, event) or (held and held.stamp > event.stamp):
+        return _OUTDATED
+    if key in node.removed and event.stamp <= node.removed[key][0]:
+        return _REPEATED
+    before = node.status
+    gap, dropped = _speak(registry, node, verified)
+    if key in node.entries:
+        registry.drop(key)
+    node.removed[key] = (event.stamp, time_ms)
+    node.missing.pop(key, None)
+    return _spoken_change(node, before, (key, *dropped), gap=gap)
+
+
+def _spoken_change(node: NodeEntry, before: str, changed: tuple[InstanceKey, ...], *, gap: bool) -> Change:
+    if node.status == before:
+        return Change(outcome="applied", instances=changed, gap=gap)
+    # A node that comes or goes takes all its instances into discovery, or out of it.
+    every = dict.fromkeys((*changed, *node.entries))
+    return Change(outcome="applied", instances=tuple(every), nodes=(node.name,), gap=gap)
+
+
+def _expired(registry: Registry, event: InstanceExpired) -> Change:
+    node = _node(registry, event.node)
+    held = node.entries.get(event.key)
+    if held is None or event.stamp <= held.expired:
+        return _REPEATED
+    was_listed = registry.is_listed(held)
+    held.expired = event.stamp
+    changed = was_listed and not registry.is_listed(held)
+    return Change(outcome="applied", instances=(event.key,) if changed else ())
+
+
+def _evicted(registry: Registry, event: InstanceEvicted, position: int) -> Change:
+    key = (event.service, event.node, event.id)
+    if position <= registry.evictions.get(key, (0, False))[0]:
+        return _REPEATED
+    registry.evictions[key] = (position, not event.lifted)
+    concerned = tuple(
+        entry.key
+        for entry in registry.of_service(event.service)
+        if entry.record.node == event.node and event.id in {None, entry.record.id}
+    )
+    return Change(outcome="applied", instances=concerned)
+
+
+def _revoked(registry: Registry, event: CertificatesRevoked, position: int) -> Change:
+    fresh = [name for name in event.fingerprints if position < registry.revoked.get(name, position + 1)]
+    if not fresh:
+        return _REPEATED
+    registry.revoked.update(dict.fromkeys(fresh, position))
+    nodes = [node for node in registry.nodes.values() if node.fingerprint in fresh]
+    concerned = (key for node in nodes for key in node.entries)
+    return Change(outcome="applied", instances=tuple(concerned), nodes=tuple(node.name for node in nodes))
+
+
+def _node(registry: Registry, name: str) -> NodeEntry:
+    node = registry.nodes.get(name)
+    if node is None:
+        node = registry.nodes[name] = NodeEntry(name)
+    return node
+
+
+def _is_shadowed(node: NodeEntry, event: Event) -> bool:
+    """Returns whether an unsigned event speaks of a node that signs its own."""
+    return event.incarnation == 0 and node.latest.incarnation > 0
+
+
+def _speak(registry: Registry, node: NodeEntry, verified: VerifiedEvent) -> tuple[bool, list[InstanceKey]]:
+    """Notes that the node itself said something; returns whether a link is missing, and what fell by it."""
+    dropped = _outrank(registry, node, verified.event.stamp)
+    gap = _chain(node, verified)
+    node.spoken = max(node.spoken, verified.event.stamp)
+    return gap, dropped
+
+
+def _outrank(registry: Registry, node: NodeEntry, stamp: Stamp) -> list[InstanceKey]:
+    """Drops what was said of a node unsigned, once the node signs; returns what that was."""
+    if stamp.incarnation == 0 or node.latest.incarnation > 0:
+        return []
+    dropped = [key for key, entry in node.entries.items() if entry.stamp.incarnation == 0]
+    for key in dropped:
+        registry.drop(key)
+    return dropped
+
+
+def _chain(node: NodeEntry, verified: VerifiedEvent) -> bool:
+    """Follows the chain of `prev` digests; returns whether a link is missing or wrong."""
+    event = verified.event
+    if event.stamp <= node.latest:
+        return False
+    gap = bool(node.head) and event.incarnation > 0 and event.prev != node.head
+    node.head = verified.digest
+    node.gaps += gap
+    return gap

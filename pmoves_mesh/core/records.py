@@ -1,0 +1,160 @@
+"""Records: what the registry bucket holds, a key for a key.
+
+A record is the last signed event for its key, bytes and headers, with its place in the stream:
+whoever reads the bucket can verify it alone. `guard` decides whether a record may replace
+another, so that any agent may write the bucket, in any order.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.core.event import (
+    CertificatesRevoked,
+    Event,
+    InstanceDeregistered,
+    InstanceEvicted,
+    InstanceExpired,
+    InstanceUnregistered,
+    NodeAnnounced,
+    NodeLeft,
+    NodeLost,
+    RootsRotated,
+)
+from pmoves_mesh.core.model import InstanceKey, Stamp
+from pmoves_mesh.errors import MalformedEvent
+
+TOMBSTONE_TTL_S: Final = 24 * 60 * 60
+"""How long the bucket remembers a removal: far longer than an announcement is awaited."""
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The value of a key in the registry bucket.
+
+    Attributes:
+        position: where in the stream the event stands.
+        time_ms: when the stream took it, unix milliseconds.
+        event: the payload, byte for byte.
+        stamp: of the event; the compare-and-set goes by it.
+        announce: for a node that left or is lost, the record of its last announcement.
+    """
+
+    position: int
+    time_ms: int
+    subject: str
+    headers: dict[str, str]
+    event: msgspec.Raw
+    stamp: Stamp
+    announce: Record | None = None
+
+    @property
+    def sealed(self) -> SealedEvent:
+        """The event as it travelled."""
+        return SealedEvent(subject=self.subject, payload=bytes(self.event), headers=self.headers)
+
+
+_ENCODER: Final = msgspec.json.Encoder()
+_DECODER: Final = msgspec.json.Decoder(Record)
+
+
+def record_of(sealed: SealedEvent, event: Event, *, position: int, time_ms: int) -> Record:
+    """Returns the record of an event."""
+    return Record(
+        position=position,
+        time_ms=time_ms,
+        subject=sealed.subject,
+        headers=sealed.headers,
+        event=msgspec.Raw(sealed.payload),
+        stamp=event.stamp,
+    )
+
+
+def encode(record: Record) -> bytes:
+    """Returns a record as JSON."""
+    return _ENCODER.encode(record)
+
+
+def decode(data: bytes) -> Record:
+    """Returns the record that `encode` made.
+
+    Raises:
+        MalformedEvent: if the bytes are no record.
+    """
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedEvent("record", str(error)) from None
+
+
+def instance_key(key: InstanceKey) -> str:
+    """Returns the bucket key of an instance."""
+    return f"service.{key.service}.{key.node}.{key.id}"
+
+
+def node_key(node: str) -> str:
+    """Returns the bucket key of a node."""
+    return f"node.{node}"
+
+
+def parse_instance_key(key: str) -> InstanceKey | None:
+    """Returns the instance that a bucket key names, or None if it names none."""
+    match key.split("."):
+        case ["service", service, node, instance_id]:
+            return InstanceKey(service, node, instance_id)
+        case _:
+            return None
+
+
+def key_of(event: Event) -> str:
+    """Returns the bucket key under which an event is held."""
+    match event:
+        case NodeAnnounced() | NodeLeft() | NodeLost():
+            return node_key(event.node)
+        case InstanceExpired():
+            return instance_key(event.key)
+        case InstanceEvicted():
+            return f"evicted.{event.service}.{event.node}.{event.id or '_'}"
+        case CertificatesRevoked():
+            return f"revoked.{event.operator}.{event.incarnation}.{event.revision}"
+        case RootsRotated():
+            return "roots"
+        case _:
+            return instance_key(event.key)
+
+
+def is_removal(record: Record) -> bool:
+    """Returns whether a record only remembers that its key is gone."""
+    return record.subject in {InstanceDeregistered.subject, InstanceUnregistered.subject}
+
+
+def merged(held: Record | None, fresh: Record) -> Record | None:
+    """Returns what the bucket should hold once `fresh` is known, or None if it holds that already.
+
+    The newer stamp wins. A leave or a loss keeps the announcement it ends, so that the node can
+    still be shown; a loss with the stamp of what it ends is newer than that.
+    """
+    if held is None:
+        return fresh
+    if fresh.subject in _BY_POSITION:
+        return fresh if fresh.position > held.position else None
+    announce = held if held.subject == NodeAnnounced.subject else held.announce
+    if fresh.subject in _ENDINGS:
+        if fresh.stamp < held.stamp or (fresh.stamp == held.stamp and held.subject in _ENDINGS):
+            return None
+        return msgspec.structs.replace(fresh, announce=announce)
+    if fresh.stamp > held.stamp:
+        return fresh
+    late_announcement = (
+        fresh.subject == NodeAnnounced.subject
+        and held.subject in _ENDINGS
+        and (announce is None or fresh.stamp > announce.stamp)
+    )
+    return msgspec.structs.replace(held, announce=fresh) if late_announcement else None
+
+
+_ENDINGS: Final = frozenset({NodeLeft.subject, NodeLost.subject})
+_BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

@@ -1,0 +1,194 @@
+"""What a caller asks to be registered, and the instance it becomes.
+
+A field left out keeps what an earlier registration said; a field given replaces it, an empty
+list or object included.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from pmoves_mesh.core.model import DEREGISTER_AFTER_DEFAULT_S, Instance, check_metadata
+from pmoves_mesh.core.names import (
+    LABEL_LENGTH_MAX,
+    NAMED_PORTS_MAX,
+    Mode,
+    parse_capabilities,
+    parse_host,
+    parse_instance_id,
+    parse_label,
+    shown,
+)
+from pmoves_mesh.errors import InvalidFieldError
+
+_URL_LENGTH_MAX: Final = 2048
+_NOT_ID_RE: Final = re.compile(r"[^A-Za-z0-9]+")
+
+
+class Registration(Struct, kw_only=True, frozen=True):
+    """The body of `POST /api/services`. Fields that are not listed here are ignored.
+
+    Attributes:
+        name: the service's name: one DNS label, at most 63 characters.
+        id: tells instances of one service on one node apart; by default made from host and port.
+        host: where the instance listens; by default the node's own address.
+        port: 0 to 65535; 0 means known, but with no endpoint.
+        ports: further named ports.
+        mode: docked or standalone.
+        capabilities: up to 64 names of up to 64 characters.
+        health_url: what to probe; http or https.
+        metadata: any JSON object of up to 16 KiB.
+        deregister_after: seconds after which it leaves the registry when its node is lost.
+    """
+
+    name: str
+    id: str | int | None | UnsetType = UNSET
+    host: str | None | UnsetType = UNSET
+    port: int | None | UnsetType = UNSET
+    ports: dict[str, int] | None | UnsetType = UNSET
+    mode: str | None | UnsetType = UNSET
+    capabilities: list[str] | None | UnsetType = UNSET
+    health_url: str | None | UnsetType = UNSET
+    metadata: dict[str, Any] | None | UnsetType = UNSET
+    deregister_after: float | None | UnsetType = UNSET
+
+
+def parse_registration(body: bytes) -> Registration:
+    """Returns the registration that a request's body asks for; numbers may come as strings.
+
+    Raises:
+        InvalidFieldError: if it is not JSON, or a field has the wrong type; names the field.
+    """
+    try:
+        value = msgspec.json.decode(body)
+        return msgspec.convert(value, Registration, strict=False)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `")
+        field = path.rstrip("`").removeprefix("$").removeprefix(".")
+        raise InvalidFieldError(field or "body", problem) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidFieldError("body", f"not JSON ({error})") from None
+
+
+def instance_of(
+    wanted: Registration, *, node: str, node_host: str, node_mode: Mode, held: Instance | None, now: str
+) -> Instance:
+    """Returns the instance that a registration makes of what is held already.
+
+    Args:
+        wanted: what the caller asks for.
+        node: the node that registers it.
+        node_host: the node's own address, for an instance that gives none.
+        node_mode: the node's own mode, likewise.
+        held: the instance as it is registered now, or None.
+        now: the time, ISO 8601.
+
+    Raises:
+        InvalidFieldError: if a field is out of bounds; names the field.
+    """
+    base = held or Instance(
+        name=parse_label(wanted.name, "name"),
+        id=instance_id(wanted, node_host),
+        node=node,
+        host=node_host,
+        mode=node_mode,
+        registered_at=now,
+    )
+    changes: dict[str, Any] = {"last_seen": now}
+    if wanted.host:
+        changes["host"] = parse_host(wanted.host)
+    if wanted.port is not UNSET:
+        changes["port"] = parse_port(wanted.port or 0, "port")
+    if wanted.ports is not UNSET:
+        changes["ports"] = _ports(wanted.ports or {})
+    if wanted.mode:
+        changes["mode"] = _mode(wanted.mode)
+    if wanted.capabilities is not UNSET and wanted.capabilities is not None:
+        changes["capabilities"] = parse_capabilities(wanted.capabilities)
+    if wanted.health_url is not UNSET:
+        changes["health_url"] = _health_url(wanted.health_url)
+    if wanted.metadata is not UNSET and wanted.metadata is not None:
+        check_metadata(wanted.metadata)
+        changes["metadata"] = wanted.metadata
+    if wanted.deregister_after is not UNSET:
+        changes["deregister_after"] = _seconds(wanted.deregister_after)
+    return msgspec.structs.replace(base, **changes)
+
+
+def is_same(one: Instance, other: Instance) -> bool:
+    """Returns whether two records differ in nothing but when they were stated."""
+    return msgspec.structs.replace(one, last_seen="") == msgspec.structs.replace(other, last_seen="")
+
+
+def instance_id(wanted: Registration, node_host: str) -> str:
+    """Returns the id a registration asks for, or one that stays the same for the same host and port.
+
+    Raises:
+        InvalidFieldError: if the id, host or port is out of bounds.
+    """
+    if wanted.id is not UNSET and wanted.id is not None and wanted.id != "":
+        return parse_instance_id(str(wanted.id))
+    port = str(parse_port((wanted.port if wanted.port is not UNSET else 0) or 0, "port"))
+    host = parse_host(wanted.host) if wanted.host else node_host
+    if host == node_host:
+        return port
+    readable = _NOT_ID_RE.sub("-", host).strip("-")
+    return f"{readable[-(LABEL_LENGTH_MAX - len(port) - 1) :].lstrip('-')}-{port}".lstrip("-")
+
+
+def parse_port(value: int, field: str) -> int:
+    """Returns `value` if it is 0 to 65535.
+
+    Raises:
+        InvalidFieldError: if it is not; the error names `field`.
+    """
+    if not 0 <= value <= 65535:
+        raise InvalidFieldError(field, f"{shown(value)} is not 0 to 65535")
+    return value
+
+
+def _ports(ports: dict[str, int]) -> dict[str, int]:
+    if len(ports) > NAMED_PORTS_MAX:
+        raise InvalidFieldError("ports", f"{len(ports)} given, at most {NAMED_PORTS_MAX}")
+    return {
+        parse_label(name, "ports"): parse_port(port, f"ports.{name[:LABEL_LENGTH_MAX]}")
+        for name, port in ports.items()
+    }
+
+
+def _mode(text: str) -> Mode:
+    match text.strip().lower():
+        case "docked":
+            return "docked"
+        case "standalone":
+            return "standalone"
+        case _:
+            raise InvalidFieldError("mode", f"{shown(text)} is neither docked nor standalone")
+
+
+def _health_url(url: str | None | UnsetType) -> str | None:
+    if not url:
+        return None
+    if len(url) > _URL_LENGTH_MAX:
+        raise InvalidFieldError("health_url", f"{len(url)} characters, at most {_URL_LENGTH_MAX}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable():
+        raise InvalidFieldError("health_url", f"{shown(url)} is not an http or https URL")
+    return url
+
+
+def _seconds(value: float | None | UnsetType) -> float:
+    if value is None or value is UNSET:
+        return DEREGISTER_AFTER_DEFAULT_S
+    if not 0 < value < float("inf"):
+        raise InvalidFieldError("deregister_after", f"{shown(value)} is not a number of seconds above 0")
+    return value

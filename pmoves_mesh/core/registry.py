@@ -1,0 +1,221 @@
+"""The registry: nodes and instances in memory, with the indexes that lookups need.
+
+It is only ever changed by the projection. Every method costs as much as what it touches,
+never as much as the registry holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pmoves_mesh.core.event import NodeAnnounced
+from pmoves_mesh.core.model import NEVER, Instance, InstanceKey, Stamp
+from pmoves_mesh.core.names import NodeStatus
+
+
+@dataclass(slots=True)
+class InstanceEntry:
+    """An instance as this replica holds it.
+
+    Attributes:
+        record: the owner's latest word.
+        stamp: of that word.
+        position: where in the stream it stands; 0 while it is still on its way there.
+        time_ms: when the stream took it, unix milliseconds.
+        signer: SPIFFE ID of who signed it; empty if nobody did.
+        fingerprint: of the signer's certificate.
+        expired: the node's stamp at which a witness removed it; void once the node speaks again.
+    """
+
+    record: Instance
+    stamp: Stamp
+    position: int
+    time_ms: int
+    verified: bool
+    signer: str
+    fingerprint: str
+    expired: Stamp = NEVER
+
+    @property
+    def key(self) -> InstanceKey:
+        """The instance's name in the whole mesh."""
+        return self.record.key
+
+
+@dataclass(slots=True)
+class NodeEntry:
+    """A node as this replica holds it.
+
+    Attributes:
+        announced: the latest announcement; None until one was seen.
+        announced_stamp: of that announcement.
+        position: where in the stream it stands.
+        floor: stamp of the latest announcement with a manifest: what the manifest leaves out is gone.
+        spoken: the latest stamp of anything the node itself said, but for leaving.
+        left: stamp of its latest leave.
+        lost: the stamp up to which a witness declared it lost.
+        head: digest of the event at the node's latest stamp.
+        seen_ms: when the stream last took something from it, repetitions included.
+        entries: its instances.
+        removed: what was removed above the floor, with stamp and time: an older event must not revive it.
+        missing: what its manifest lists and this replica does not hold.
+        gaps: how often an event's `prev` did not match what was held.
+    """
+
+    name: str
+    announced: NodeAnnounced | None = None
+    announced_stamp: Stamp = NEVER
+    position: int = 0
+    verified: bool = False
+    signer: str = ""
+    fingerprint: str = ""
+    floor: Stamp = NEVER
+    spoken: Stamp = NEVER
+    left: Stamp = NEVER
+    lost: Stamp = NEVER
+    head: str = ""
+    seen_ms: int = 0
+    entries: dict[InstanceKey, InstanceEntry] = field(default_factory=dict)
+    removed: dict[InstanceKey, tuple[Stamp, int]] = field(default_factory=dict)
+    missing: dict[InstanceKey, Stamp] = field(default_factory=dict)
+    gaps: int = 0
+
+    @property
+    def latest(self) -> Stamp:
+        """The latest stamp of anything the node said."""
+        return max(self.spoken, self.left)
+
+    @property
+    def status(self) -> NodeStatus:
+        """Whether the node lives, by what it said last and what witnesses said of it."""
+        if self.left > self.spoken:
+            return "left"
+        return "lost" if self.lost >= self.spoken else "alive"
+
+
+class Registry:
+    """All nodes and instances of a mesh at one position of its stream.
+
+    Attributes:
+        position: the last position that was folded in.
+        version: grows by one with every change that a reader could see.
+        evictions: for `(service, node, id or None)`, the position of the latest word of an
+            operator, and whether it evicts (True) or lifts.
+        revoked: fingerprint of each revoked certificate, and from which position on.
+        roots: the CA certificates (PEM) of the latest rotation; empty if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.version = 0
+        self.nodes: Final[dict[str, NodeEntry]] = {}
+        self.evictions: Final[dict[tuple[str, str, str | None], tuple[int, bool]]] = {}
+        self.revoked: Final[dict[str, int]] = {}
+        self.roots: tuple[int, tuple[str, ...]] = (0, ())
+        self._by_service: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
+        self._by_capability: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """How many instances are held."""
+        return self._count
+
+    def entries(self) -> Iterator[InstanceEntry]:
+        """Yields every instance, grouped by service."""
+        for group in self._by_service.values():
+            yield from group.values()
+
+    def entry(self, key: InstanceKey) -> InstanceEntry | None:
+        """Returns one instance, or None if it is not held."""
+        return self._by_service.get(key.service, {}).get(key)
+
+    def of_service(self, service: str) -> Iterator[InstanceEntry]:
+        """Yields the instances of one service."""
+        yield from self._by_service.get(service, {}).values()
+
+    def with_capabilities(self, capabilities: tuple[str, ...]) -> Iterator[InstanceEntry]:
+        """Yields the instances that have every one of `capabilities`; all instances if there is none."""
+        if not capabilities:
+            yield from self.entries()
+            return
+        groups = sorted((self._by_capability.get(name, {}) for name in set(capabilities)), key=len)
+        smallest, others = groups[0], groups[1:]
+        for key, entry in smallest.items():
+            if all(key in group for group in others):
+                yield entry
+
+    def services(self) -> Iterator[str]:
+        """Yields the name of every service that has an instance."""
+        yield from self._by_service
+
+    def put(self, entry: InstanceEntry) -> None:
+        """Holds an instance, in the place of an earlier record of it."""
+        key = entry.key
+        node = self.nodes[key.node]
+        earlier = node.entries.get(key)
+        if earlier is None:
+            self._count += 1
+        else:
+            self._unindex(key, earlier.record)
+        node.entries[key] = entry
+        self._by_service.setdefault(key.service, {})[key] = entry
+        for capability in entry.record.capabilities:
+            self._by_capability.setdefault(capability, {})[key] = entry
+
+    def drop(self, key: InstanceKey) -> None:
+        """Forgets an instance that is held."""
+        entry = self.nodes[key.node].entries.pop(key)
+        self._count -= 1
+        self._unindex(key, entry.record)
+        group = self._by_service[key.service]
+        del group[key]
+        if not group:
+            del self._by_service[key.service]
+
+    def _unindex(self, key: InstanceKey, record: Instance) -> None:
+        for capability in record.capabilities:
+            group = self._by_capability[capability]
+            del group[key]
+            if not group:
+                del self._by_capability[capability]
+
+    def is_evicted(self, key: InstanceKey) -> bool:
+        """Returns whether an operator removed this instance, or its service from its node."""
+        if not self.evictions:
+            return False
+        one = self.evictions.get((key.service, key.node, key.id), (0, False))
+        every = self.evictions.get((key.service, key.node, None), (0, False))
+        return max(one, every)[1]
+
+    def is_listed(self, entry: InstanceEntry) -> bool:
+        """Returns whether readers of the registry see this instance at all."""
+        if entry.expired is not NEVER and entry.expired >= self.nodes[entry.record.node].spoken:
+            return False
+        return entry.fingerprint not in self.revoked and not self.is_evicted(entry.key)
+
+    def is_discoverable(self, entry: InstanceEntry) -> bool:
+        """Returns whether a client that looks for this service should be sent to this instance."""
+        node = self.nodes[entry.record.node]
+        return node.status == "alive" and not entry.record.maintenance and self.is_listed(entry)
+
+    def state(self) -> dict[str, Any]:
+        """Returns everything that two replicas at the same position must agree on.
+
+        Left out is what depends on which repetitions a replica happened to see.
+        """
+        return {
+            "nodes": {
+                name: (node.announced, node.position, node.verified, node.signer, node.floor, node.status)
+                for name, node in self.nodes.items()
+            },
+            "instances": {
+                entry.key: (entry.record, entry.stamp, entry.position, entry.time_ms, entry.signer)
+                for entry in self.entries()
+            },
+            "listed": {entry.key for entry in self.entries() if self.is_listed(entry)},
+            "evictions": dict(self.evictions),
+            "revoked": dict(self.revoked),
+            "roots": self.roots,
+        }

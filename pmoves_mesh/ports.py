@@ -1,0 +1,186 @@
+"""What the shell offers the mesh: the protocols that NATS, SQLite, the clock and their twins implement."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from pmoves_mesh.core.envelope import SealedEvent
+
+
+class LogMessage(Struct, frozen=True, kw_only=True):
+    """One event as the stream holds it.
+
+    Attributes:
+        position: the stream sequence, from 1.
+        time_ms: when the stream took it, unix milliseconds.
+    """
+
+    sealed: SealedEvent
+    position: int
+    time_ms: int
+
+
+class TailBatch(Struct, frozen=True, kw_only=True):
+    """What a tail yields: the next messages in order, and how much is still to come.
+
+    Attributes:
+        messages: may be empty, when only `pending` is news.
+        pending: messages of the stream not yet yielded; 0 means caught up, None that the log
+            cannot be reached now.
+    """
+
+    messages: Sequence[LogMessage]
+    pending: int | None
+
+
+class LogBounds(Struct, frozen=True, kw_only=True):
+    """Which positions the stream holds now.
+
+    Attributes:
+        first: position of the oldest message; `last + 1` when there is none.
+        last: position of the newest message ever taken; 0 when there was none.
+        stream_id: changes when the stream is deleted and made anew.
+    """
+
+    first: int
+    last: int
+    stream_id: str
+
+
+class EventLog(Protocol):
+    """The stream of events: the mesh's only truth."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the log can be reached at this moment."""
+        ...
+
+    async def publish(self, sealed: SealedEvent, *, ttl_s: int | None = None) -> int:
+        """Appends an event, once however often it is called (by `Nats-Msg-Id`), and returns its position.
+
+        Args:
+            sealed: the event.
+            ttl_s: seconds after which the stream forgets it; at least 1.
+
+        Raises:
+            LogUnavailable: if no acknowledgement came in time. The event may still be in the stream.
+        """
+        ...
+
+    def tail(self, after: int) -> AsyncIterator[TailBatch]:
+        """Yields every event with a position above `after`, in order, each once, without end.
+
+        It goes on after the server was away, and says so by a batch whose `pending` is None. It
+        begins with a batch, empty if there is nothing, as soon as the log answers. A stream that
+        begins after `after + 1` is followed from its first message.
+        """
+        ...
+
+    async def bounds(self) -> LogBounds:
+        """Returns which positions the stream holds.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        ...
+
+
+class BucketEntry(Struct, frozen=True, kw_only=True):
+    """A key of a bucket and its latest value.
+
+    Attributes:
+        revision: of the key, for a compare-and-set.
+    """
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Bucket(Protocol):
+    """A key-value bucket. Every method raises `LogUnavailable` if the log cannot be reached."""
+
+    async def get(self, key: str) -> BucketEntry | None:
+        """Returns the latest value of a key, or None if it has none."""
+        ...
+
+    async def put(
+        self, key: str, value: bytes, *, expected: int | None = None, ttl_s: int | None = None
+    ) -> int:
+        """Writes a key and returns its new revision.
+
+        Args:
+            key: what to write; letters, digits and `-_=./`.
+            value: the whole new value.
+            expected: the revision the key must have now, 0 for a key that has no value; None to
+                write whatever is there.
+            ttl_s: seconds after which the key goes; at least 1. None keeps it.
+
+        Raises:
+            SequenceConflict: if the key has another revision than `expected`.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Removes a key, if it is there."""
+        ...
+
+    async def keys(self, pattern: str = ">") -> list[str]:
+        """Returns the keys that match a NATS subject pattern."""
+        ...
+
+    def load(self, pattern: str = ">") -> AsyncIterator[BucketEntry]:
+        """Yields the latest value of every key that matches `pattern`, once, then ends."""
+        ...
+
+
+class Delivery(Protocol):
+    """A message that a work queue handed to this worker alone."""
+
+    @property
+    def message(self) -> LogMessage:
+        """The event."""
+        ...
+
+    async def ack(self) -> None:
+        """Says that the work is done; without it the message is handed out again."""
+        ...
+
+
+class WorkQueue(Protocol):
+    """The shared durable consumer: each event goes to one of the agents that ask."""
+
+    async def fetch(self, count_max: int, timeout_s: float) -> Sequence[Delivery]:
+        """Returns up to `count_max` events, or none if there are none within `timeout_s`.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        ...
+
+    async def floor(self) -> int:
+        """Returns the position up to which every event was acknowledged.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that tests and simulations can make their own."""
+
+    def now_ms(self) -> int:
+        """Returns unix time in milliseconds; may jump."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Returns seconds since some start; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        ...
