@@ -8,6 +8,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.core.model import Instance
+from pmoves_mesh.core.registration import Registration
 
 
 class LogMessage(Struct, frozen=True, kw_only=True):
@@ -183,4 +185,47 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Waits."""
+        ...
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What became of a registration.
+
+    Attributes:
+        instance: as it is registered now.
+        position: where in the stream it stands; 0 while it waits in the outbox.
+    """
+
+    instance: Instance
+    position: int
+
+
+class Registrar(Protocol):
+    """This node's own registrations: the only ones that it may change."""
+
+    async def register(self, wanted: Registration, *, wait: bool = True) -> Receipt:
+        """Registers or updates an instance on this node.
+
+        Args:
+            wanted: what the caller asks for.
+            wait: whether to wait until the event is in the stream and applied here. It returns
+                after the event is durable in the outbox if False, or if the log does not answer.
+
+        Raises:
+            InvalidFieldError: if a field is out of bounds.
+            CapacityError: if this node holds too many instances.
+            StoreError: if it cannot be made durable.
+        """
+        ...
+
+    async def deregister(
+        self, service: str, *, node: str | None = None, instance_id: str | None = None, wait: bool = True
+    ) -> int:
+        """Removes this node's instances of a service, or one of them, and returns the last position.
+
+        Raises:
+            ServiceNotFound: if there is no such instance anywhere.
+            NotOwnerError: if there is, but only on other nodes.
+            StoreError: if it cannot be made durable.
+        """
         ...

@@ -178,8 +178,11 @@ def unseal(
 def _statement(version: str, mesh: str, subject: str, message_id: str, payload: bytes) -> bytes:
     """Returns what is signed: no two different events have the same statement."""
     parts = (_DOMAIN, version, mesh, subject, message_id)
-    head = "".join(f"{len(part.encode())}:{part}\n" for part in parts)
-    return head.encode() + payload
+    try:
+        head = b"".join(b"%d:%s\n" % (len(part), part) for part in map(str.encode, parts))
+    except UnicodeEncodeError:
+        raise MalformedEvent("headers", "are not UTF-8") from None
+    return head + payload
 
 
 def _believed(headers: Mapping[str, str], trust: Trust, time_ms: int) -> Signer:
@@ -194,10 +197,14 @@ def _believed(headers: Mapping[str, str], trust: Trust, time_ms: int) -> Signer:
 
 
 def _signature(headers: Mapping[str, str]) -> bytes:
+    text = headers[SIGNATURE]
     try:
-        return base64.b64decode(headers[SIGNATURE], validate=True)
+        signature = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise MalformedEvent(SIGNATURE, "is not base64") from None
+    if base64.b64encode(signature).decode() != text:
+        raise MalformedEvent(SIGNATURE, "is not base64 in its one canonical form")
+    return signature
 
 
 def _check_entitled(event: Event, signer: Signer) -> None:
@@ -210,5 +217,7 @@ def _check_entitled(event: Event, signer: Signer) -> None:
             kind, author = "operator", event.operator
         case _:
             kind, author = "node", event.node
+            if event.incarnation == 0:
+                raise SignerNotEntitled(signer.id, "incarnation 0 is kept for nodes that do not sign")
     if signer.kind != kind or signer.name != author:
         raise SignerNotEntitled(signer.id, f"may not speak as {kind} {author}")

@@ -27,6 +27,7 @@ MANIFEST_ENTRIES_MAX: Final = 2000
 
 Text = Annotated[str, Meta(max_length=1024)]
 Digest = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
+Fingerprint = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class _Event(Struct, frozen=True, kw_only=True, gc=False):
@@ -209,7 +210,7 @@ class CertificatesRevoked(_Event, frozen=True, kw_only=True, gc=False):
 
     type: Literal["mesh.trust.revoked.v1"] = "mesh.trust.revoked.v1"
     operator: Label
-    fingerprints: Annotated[tuple[Digest, ...], Meta(max_length=1000)]
+    fingerprints: Annotated[tuple[Fingerprint, ...], Meta(max_length=1000)]
     reason: Text = ""
 
 

@@ -6,7 +6,7 @@ and the stream's position, so that any signed statement about the same node outr
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -17,8 +17,10 @@ from pmoves_mesh.core.event import (
     InstanceRegistered,
     NodeAnnounced,
     NodeLeft,
+    Removed,
+    Stated,
 )
-from pmoves_mesh.core.model import Instance, check_metadata
+from pmoves_mesh.core.model import Instance, check_json, check_metadata
 from pmoves_mesh.core.names import (
     CAPABILITIES_MAX,
     EVENT_BYTES_MAX,
@@ -31,8 +33,8 @@ from pmoves_mesh.errors import EventTooLarge, InvalidFieldError, MalformedEvent,
 
 OFFLINE_SUBJECT: Final = "mesh.node.offline.v1"
 
-_STATED: Final = frozenset({"registered", "updated", "health", "maintenance"})
-_REMOVED: Final = frozenset({"deregistered", "unregistered"})
+_STATED: Final = frozenset(kind.subject for kind in get_args(Stated))
+_REMOVED: Final = frozenset(kind.subject for kind in get_args(Removed))
 
 
 def read(subject: str, payload: bytes, *, mesh: str, position: int) -> tuple[Event, ...]:
@@ -45,15 +47,14 @@ def read(subject: str, payload: bytes, *, mesh: str, position: int) -> tuple[Eve
     """
     if len(payload) > EVENT_BYTES_MAX:
         raise EventTooLarge(len(payload), EVENT_BYTES_MAX)
-    word = subject.removeprefix("service.registry.")
     try:
         body = msgspec.json.decode(payload, type=dict[str, Any])
         if subject == NodeAnnounced.subject:
             return _announcement(body, mesh, position)
         if subject in {OFFLINE_SUBJECT, NodeLeft.subject}:
             return (NodeLeft(mesh=mesh, node=_node(body), incarnation=0, revision=position),)
-        if word in _STATED or word in _REMOVED:
-            return _record(body, mesh, position, removed=word in _REMOVED)
+        if subject in _STATED or subject in _REMOVED:
+            return _record(body, mesh, position, removed=subject in _REMOVED)
     except msgspec.ValidationError as error:
         raise wire.malformed(error) from None
     except InvalidFieldError as error:
@@ -158,13 +159,13 @@ def _capabilities(body: dict[str, Any]) -> tuple[str, ...]:
 def _resources(body: dict[str, Any]) -> dict[str, Any]:
     """Returns the numbers that some announcements mix with their capabilities, and the load."""
     value = body.get("capabilities")
+    stated = {"load": body.get("load"), **(value if isinstance(value, dict) else {})}
     found = {
         name: number
-        for name, number in (value.items() if isinstance(value, dict) else ())
+        for name, number in stated.items()
         if isinstance(number, int | float) and not isinstance(number, bool)
     }
-    if isinstance(load := body.get("load"), int | float):
-        found["load"] = load
+    check_json(found, "capabilities")
     return found
 
 

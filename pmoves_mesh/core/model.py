@@ -16,6 +16,7 @@ from pmoves_mesh.core.names import (
     METADATA_BYTES_MAX,
     NAMED_PORTS_MAX,
     Capability,
+    Counter,
     HealthStatus,
     Host,
     InstanceId,
@@ -27,6 +28,7 @@ from pmoves_mesh.errors import InvalidFieldError
 
 DEREGISTER_AFTER_DEFAULT_S: Final = 300.0
 INSTANCES_PER_NODE_MAX: Final = 100_000
+JSON_DEPTH_MAX: Final = 32
 
 
 class Stamp(NamedTuple):
@@ -95,16 +97,39 @@ class ManifestEntry(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
     name: Label
     id: InstanceId
-    revision: Annotated[int, Meta(ge=0)]
-    incarnation: Annotated[int, Meta(ge=0)] | None = None
+    revision: Counter
+    incarnation: Counter | None = None
 
 
 def check_metadata(metadata: dict[str, Any], field: str = "metadata") -> None:
-    """Checks the size of a metadata object.
+    """Checks the size and the shape of a metadata object.
 
     Raises:
-        InvalidFieldError: if it is larger than 16 KiB as JSON.
+        InvalidFieldError: if it is larger than 16 KiB as JSON, or `check_json` refuses it.
     """
+    check_json(metadata, field)
     size = len(msgspec.json.encode(metadata))
     if size > METADATA_BYTES_MAX:
         raise InvalidFieldError(field, f"{size} bytes as JSON, at most {METADATA_BYTES_MAX}")
+
+
+def check_json(value: Any, field: str) -> None:
+    """Checks that every encoder can write a JSON value again, however it was nested.
+
+    Raises:
+        InvalidFieldError: if it is nested more than 32 deep, or holds an integer beyond 64 bits.
+    """
+    level = [value]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                deeper.extend(item.values())
+            elif isinstance(item, list):
+                deeper.extend(item)
+            elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+                raise InvalidFieldError(field, "holds an integer beyond 64 bits")
+        if not deeper:
+            return
+        level = deeper
+    raise InvalidFieldError(field, f"nested more than {JSON_DEPTH_MAX} deep")

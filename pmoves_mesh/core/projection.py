@@ -114,18 +114,13 @@ def _announced(
 ) -> Change:
     node = _node(registry, event.node)
     node.seen_ms = max(node.seen_ms, time_ms)
-    if event.stamp <= node.announced_stamp:
-        return _settle_node(node, event, position)
     if _is_shadowed(node, event):
         return _OUTDATED
+    if event.stamp <= node.announced_stamp:
+        return _announced_before(registry, node, verified, event, position)
     before = node.status
     gap, dropped = _speak(registry, node, verified)
-    node.announced = event
-    node.announced_stamp = event.stamp
-    node.position = position
-    node.verified = verified.verified
-    node.signer = verified.signer
-    node.fingerprint = verified.fingerprint
+    _introduce(node, verified, event, position)
     dropped += _follow_manifest(registry, node, event)
     if event.instances is None:
         node.removed = {
@@ -134,20 +129,36 @@ def _announced(
     changed = tuple(node.entries) if node.status != before else ()
     return Change(
         outcome="applied",
-        instances=(*dropped, *changed),
+        instances=tuple(dict.fromkeys((*dropped, *changed))),
         nodes=(node.name,),
         missing=tuple(node.missing),
         gap=gap,
     )
 
 
-def _settle_node(node: NodeEntry, event: NodeAnnounced, position: int) -> Change:
-    """Takes note of a repeated announcement; the first copy in the stream is the one that counts."""
-    if event.stamp < node.announced_stamp:
+def _announced_before(
+    registry: Registry, node: NodeEntry, verified: VerifiedEvent, event: NodeAnnounced, position: int
+) -> Change:
+    """Takes note of a repeated announcement, or of one that arrives after a later one."""
+    if event.stamp == node.announced_stamp:
+        # The first copy in the stream is the one that counts.
+        if position and (node.position == 0 or position < node.position):
+            _introduce(node, verified, event, position)
+        return Change(outcome="repeated", missing=tuple(node.missing))
+    if event.instances is None or event.stamp <= node.floor:
         return _OUTDATED
-    if position and (node.position == 0 or position < node.position):
-        node.announced, node.position = event, position
-    return Change(outcome="repeated", missing=tuple(node.missing))
+    # The later announcement had no manifest, so this one's still tells what is gone.
+    dropped = _follow_manifest(registry, node, event)
+    return Change(outcome="applied", instances=tuple(dropped), missing=tuple(node.missing))
+
+
+def _introduce(node: NodeEntry, verified: VerifiedEvent, event: NodeAnnounced, position: int) -> None:
+    node.announced = event
+    node.announced_stamp = event.stamp
+    node.position = position
+    node.verified = verified.verified
+    node.signer = verified.signer
+    node.fingerprint = verified.fingerprint
 
 
 def _follow_manifest(registry: Registry, node: NodeEntry, event: NodeAnnounced) -> list[InstanceKey]:
@@ -204,36 +215,33 @@ def _stated(
     node.seen_ms = max(node.seen_ms, time_ms)
     key = event.key
     held = node.entries.get(key)
+    stated = InstanceEntry(
+        record=event.data,
+        stamp=event.stamp,
+        position=position,
+        time_ms=time_ms,
+        verified=verified.verified,
+        signer=verified.signer,
+        fingerprint=verified.fingerprint,
+    )
     if held is not None and held.stamp == event.stamp:
-        return _settle(registry, held, position, time_ms)
+        return _settle(registry, held, stated)
     if _is_outdated(node, key, held, event):
         return _OUTDATED
     before = node.status
     gap, dropped = _speak(registry, node, verified)
-    registry.put(
-        InstanceEntry(
-            record=event.data,
-            stamp=event.stamp,
-            position=position,
-            time_ms=time_ms,
-            verified=verified.verified,
-            signer=verified.signer,
-            fingerprint=verified.fingerprint,
-            expired=held.expired if held else NEVER,
-        )
-    )
+    registry.put(stated)
     node.removed.pop(key, None)
     node.missing.pop(key, None)
     return _spoken_change(node, before, (key, *dropped), gap=gap)
 
 
-def _settle(registry: Registry, held: InstanceEntry, position: int, time_ms: int) -> Change:
-    """Takes note of a repeated record; the first copy in the stream gives position and time."""
-    if position and (held.position == 0 or position < held.position):
-        was_pending = held.position == 0
-        held.position, held.time_ms = position, time_ms
-        if was_pending and registry.is_listed(held):
-            return Change(outcome="repeated", instances=(held.key,))
+def _settle(registry: Registry, held: InstanceEntry, copy: InstanceEntry) -> Change:
+    """Takes note of a repeated record; the first copy in the stream is the one that counts."""
+    if copy.position and (held.position == 0 or copy.position < held.position):
+        registry.put(copy)
+        if held.position == 0 and registry.is_listed(copy):
+            return Change(outcome="repeated", instances=(copy.key,))
     return _REPEATED
 
 
@@ -266,7 +274,7 @@ def _removed(registry: Registry, verified: VerifiedEvent, event: Removed, time_m
 
 def _spoken_change(node: NodeEntry, before: str, changed: tuple[InstanceKey, ...], *, gap: bool) -> Change:
     if node.status == before:
-        return Change(outcome="applied", instances=changed, gap=gap)
+        return Change(outcome="applied", instances=tuple(dict.fromkeys(changed)), gap=gap)
     # A node that comes or goes takes all its instances into discovery, or out of it.
     every = dict.fromkeys((*changed, *node.entries))
     return Change(outcome="applied", instances=tuple(every), nodes=(node.name,), gap=gap)
@@ -274,13 +282,14 @@ def _spoken_change(node: NodeEntry, before: str, changed: tuple[InstanceKey, ...
 
 def _expired(registry: Registry, event: InstanceExpired) -> Change:
     node = _node(registry, event.node)
-    held = node.entries.get(event.key)
-    if held is None or event.stamp <= held.expired:
+    if event.stamp < node.spoken:
+        return _OUTDATED
+    if event.stamp <= node.expired.get(event.key, NEVER):
         return _REPEATED
-    was_listed = registry.is_listed(held)
-    held.expired = event.stamp
-    changed = was_listed and not registry.is_listed(held)
-    return Change(outcome="applied", instances=(event.key,) if changed else ())
+    held = node.entries.get(event.key)
+    was_listed = held is not None and registry.is_listed(held)
+    node.expired[event.key] = event.stamp
+    return Change(outcome="applied", instances=(event.key,) if was_listed else ())
 
 
 def _evicted(registry: Registry, event: InstanceEvicted, position: int) -> Change:
@@ -301,9 +310,10 @@ def _revoked(registry: Registry, event: CertificatesRevoked, position: int) -> C
     if not fresh:
         return _REPEATED
     registry.revoked.update(dict.fromkeys(fresh, position))
-    nodes = [node for node in registry.nodes.values() if node.fingerprint in fresh]
-    concerned = (key for node in nodes for key in node.entries)
-    return Change(outcome="applied", instances=tuple(concerned), nodes=tuple(node.name for node in nodes))
+    # A node's records may be signed by earlier certificates than its announcement, so all are looked at.
+    concerned = tuple(entry.key for entry in registry.entries() if entry.fingerprint in fresh)
+    nodes = tuple(node.name for node in registry.nodes.values() if node.fingerprint in fresh)
+    return Change(outcome="applied", instances=concerned, nodes=nodes)
 
 
 def _node(registry: Registry, name: str) -> NodeEntry:
@@ -319,17 +329,22 @@ def _is_shadowed(node: NodeEntry, event: Event) -> bool:
 
 
 def _speak(registry: Registry, node: NodeEntry, verified: VerifiedEvent) -> tuple[bool, list[InstanceKey]]:
-    """Notes that the node itself said something; returns whether a link is missing, and what fell by it."""
-    dropped = _outrank(registry, node, verified.event.stamp)
+    """Notes that the node itself said something; returns whether a link is missing, and what it changed."""
+    changed = _outrank(registry, node, verified.event.stamp)
     gap = _chain(node, verified)
     node.spoken = max(node.spoken, verified.event.stamp)
-    return gap, dropped
+    revived = [key for key, stamp in node.expired.items() if stamp < node.spoken]
+    for key in revived:
+        del node.expired[key]
+    return gap, changed + [key for key in revived if key in node.entries]
 
 
 def _outrank(registry: Registry, node: NodeEntry, stamp: Stamp) -> list[InstanceKey]:
-    """Drops what was said of a node unsigned, once the node signs; returns what that was."""
+    """Drops what was said of a node unsigned, once the node signs; returns which instances that were."""
     if stamp.incarnation == 0 or node.latest.incarnation > 0:
         return []
+    node.announced, node.announced_stamp = None, NEVER
+    node.position, node.head = 0, ""
     dropped = [key for key, entry in node.entries.items() if entry.stamp.incarnation == 0]
     for key in dropped:
         registry.drop(key)

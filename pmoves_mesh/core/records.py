@@ -40,7 +40,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
         time_ms: when the stream took it, unix milliseconds.
         event: the payload, byte for byte.
         stamp: of the event; the compare-and-set goes by it.
-        announce: for a node that left or is lost, the record of its last announcement.
+        announce: for an event that ends something, the record of what it ends: the last announcement
+            of a node that left or is lost, the last statement about an instance that expired.
     """
 
     position: int
@@ -90,6 +91,14 @@ def decode(data: bytes) -> Record:
         raise MalformedEvent("record", str(error)) from None
 
 
+def readable(data: bytes) -> Record | None:
+    """Returns a bucket's value as a record, or None if it is none, and so to be written anew."""
+    try:
+        return decode(data)
+    except MalformedEvent:
+        return None
+
+
 def instance_key(key: InstanceKey) -> str:
     """Returns the bucket key of an instance."""
     return f"service.{key.service}.{key.node}.{key.id}"
@@ -128,33 +137,39 @@ def key_of(event: Event) -> str:
 
 def is_removal(record: Record) -> bool:
     """Returns whether a record only remembers that its key is gone."""
-    return record.subject in {InstanceDeregistered.subject, InstanceUnregistered.subject}
+    return record.subject in _REMOVALS
 
 
 def merged(held: Record | None, fresh: Record) -> Record | None:
     """Returns what the bucket should hold once `fresh` is known, or None if it holds that already.
 
-    The newer stamp wins. A leave or a loss keeps the announcement it ends, so that the node can
-    still be shown; a loss with the stamp of what it ends is newer than that.
+    The newer stamp wins; of two copies, the first in the stream. An ending (a leave, a loss, an
+    expiry) with the stamp of what it ends is newer than that, and keeps it: the node can still be
+    shown, and what it takes back by speaking again can still be fetched. Any order of the same
+    records ends with the same value.
     """
     if held is None:
         return fresh
-    if fresh.subject in _BY_POSITION:
-        return fresh if fresh.position > held.position else None
-    announce = held if held.subject == NodeAnnounced.subject else held.announce
-    if fresh.subject in _ENDINGS:
-        if fresh.stamp < held.stamp or (fresh.stamp == held.stamp and held.subject in _ENDINGS):
-            return None
-        return msgspec.structs.replace(fresh, announce=announce)
-    if fresh.stamp > held.stamp:
-        return fresh
-    late_announcement = (
-        fresh.subject == NodeAnnounced.subject
-        and held.subject in _ENDINGS
-        and (announce is None or fresh.stamp > announce.stamp)
-    )
-    return msgspec.structs.replace(held, announce=fresh) if late_announcement else None
+    latest = max(held, fresh, key=_rank)
+    if latest.subject in _ENDINGS:
+        statements = [record for record in map(_statement, (held, fresh)) if record is not None]
+        announce = max(statements, key=_rank, default=None)
+        latest = msgspec.structs.replace(latest, announce=announce)
+    return None if latest == held else latest
 
 
-_ENDINGS: Final = frozenset({NodeLeft.subject, NodeLost.subject})
+def _statement(record: Record) -> Record | None:
+    return record.announce if record.subject in _ENDINGS else record
+
+
+def _rank(record: Record) -> tuple[Stamp, int, int]:
+    if record.subject in _BY_POSITION:
+        return Stamp(0, 0), 0, record.position
+    return record.stamp, _ENDINGS.get(record.subject, 0), -record.position
+
+
+_REMOVALS: Final = frozenset(
+    {InstanceDeregistered.subject, InstanceUnregistered.subject, InstanceExpired.subject}
+)
+_ENDINGS: Final = {NodeLost.subject: 1, InstanceExpired.subject: 1, NodeLeft.subject: 2}
 _BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

@@ -47,15 +47,15 @@ class Registration(Struct, kw_only=True, frozen=True):
     """
 
     name: str
-    id: str | int | None | UnsetType = UNSET
-    host: str | None | UnsetType = UNSET
-    port: int | None | UnsetType = UNSET
-    ports: dict[str, int] | None | UnsetType = UNSET
-    mode: str | None | UnsetType = UNSET
-    capabilities: list[str] | None | UnsetType = UNSET
-    health_url: str | None | UnsetType = UNSET
-    metadata: dict[str, Any] | None | UnsetType = UNSET
-    deregister_after: float | None | UnsetType = UNSET
+    id: str | int | UnsetType | None = UNSET
+    host: str | UnsetType | None = UNSET
+    port: int | UnsetType | None = UNSET
+    ports: dict[str, int] | UnsetType | None = UNSET
+    mode: str | UnsetType | None = UNSET
+    capabilities: list[str] | UnsetType | None = UNSET
+    health_url: str | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
+    deregister_after: float | UnsetType | None = UNSET
 
 
 def parse_registration(body: bytes) -> Registration:
@@ -171,7 +171,7 @@ def _mode(text: str) -> Mode:
             raise InvalidFieldError("mode", f"{shown(text)} is neither docked nor standalone")
 
 
-def _health_url(url: str | None | UnsetType) -> str | None:
+def _health_url(url: str | UnsetType | None) -> str | None:
     if not url:
         return None
     if len(url) > _URL_LENGTH_MAX:
@@ -186,7 +186,7 @@ def _health_url(url: str | None | UnsetType) -> str | None:
     return url
 
 
-def _seconds(value: float | None | UnsetType) -> float:
+def _seconds(value: float | UnsetType | None) -> float:
     if value is None or value is UNSET:
         return DEREGISTER_AFTER_DEFAULT_S
     if not 0 < value < float("inf"):

@@ -26,7 +26,6 @@ class InstanceEntry:
         time_ms: when the stream took it, unix milliseconds.
         signer: SPIFFE ID of who signed it; empty if nobody did.
         fingerprint: of the signer's certificate.
-        expired: the node's stamp at which a witness removed it; void once the node speaks again.
     """
 
     record: Instance
@@ -36,7 +35,6 @@ class InstanceEntry:
     verified: bool
     signer: str
     fingerprint: str
-    expired: Stamp = NEVER
 
     @property
     def key(self) -> InstanceKey:
@@ -61,6 +59,7 @@ class NodeEntry:
         entries: its instances.
         removed: what was removed above the floor, with stamp and time: an older event must not revive it.
         missing: what its manifest lists and this replica does not hold.
+        expired: what a witness removed, at which of the node's stamps; void once the node speaks again.
         gaps: how often an event's `prev` did not match what was held.
     """
 
@@ -80,6 +79,7 @@ class NodeEntry:
     entries: dict[InstanceKey, InstanceEntry] = field(default_factory=dict)
     removed: dict[InstanceKey, tuple[Stamp, int]] = field(default_factory=dict)
     missing: dict[InstanceKey, Stamp] = field(default_factory=dict)
+    expired: dict[InstanceKey, Stamp] = field(default_factory=dict)
     gaps: int = 0
 
     @property
@@ -175,7 +175,7 @@ class Registry:
             del self._by_service[key.service]
 
     def _unindex(self, key: InstanceKey, record: Instance) -> None:
-        for capability in record.capabilities:
+        for capability in set(record.capabilities):
             group = self._by_capability[capability]
             del group[key]
             if not group:
@@ -191,7 +191,7 @@ class Registry:
 
     def is_listed(self, entry: InstanceEntry) -> bool:
         """Returns whether readers of the registry see this instance at all."""
-        if entry.expired is not NEVER and entry.expired >= self.nodes[entry.record.node].spoken:
+        if entry.key in self.nodes[entry.record.node].expired:
             return False
         return entry.fingerprint not in self.revoked and not self.is_evicted(entry.key)
 

@@ -27,7 +27,6 @@ class _Instance(Struct, frozen=True, array_like=True, gc=False):
     verified: bool
     signer: str
     fingerprint: str
-    expired: Stamp
 
 
 class _Node(Struct, frozen=True, array_like=True):
@@ -48,6 +47,7 @@ class _Node(Struct, frozen=True, array_like=True):
     entries: list[_Instance]
     removed: list[tuple[InstanceKey, Stamp, int]]
     missing: list[tuple[InstanceKey, Stamp]]
+    expired: list[tuple[InstanceKey, Stamp]]
 
 
 class _Snapshot(Struct, frozen=True):
@@ -87,7 +87,7 @@ def load(data: bytes, mesh: str) -> Registry:
     """
     try:
         snapshot = _DECODER.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedEvent("snapshot", str(error)) from None
     if snapshot.version != _VERSION or snapshot.mesh != mesh:
         raise MalformedEvent("snapshot", f"of mesh {snapshot.mesh}, version {snapshot.version}")
@@ -121,6 +121,7 @@ def _dump_node(node: NodeEntry) -> _Node:
         [_dump_instance(entry) for entry in node.entries.values()],
         [(key, stamp, time_ms) for key, (stamp, time_ms) in node.removed.items()],
         list(node.missing.items()),
+        list(node.expired.items()),
     )
 
 
@@ -133,7 +134,6 @@ def _dump_instance(entry: InstanceEntry) -> _Instance:
         entry.verified,
         entry.signer,
         entry.fingerprint,
-        entry.expired,
     )
 
 
@@ -154,6 +154,7 @@ def _load_node(registry: Registry, held: _Node) -> None:
         seen_ms=held.seen_ms,
         removed={key: (stamp, time_ms) for key, stamp, time_ms in held.removed},
         missing=dict(held.missing),
+        expired=dict(held.expired),
         gaps=held.gaps,
     )
     for one in held.entries:
@@ -166,6 +167,5 @@ def _load_node(registry: Registry, held: _Node) -> None:
                 verified=one.verified,
                 signer=one.signer,
                 fingerprint=one.fingerprint,
-                expired=one.expired,
             )
         )

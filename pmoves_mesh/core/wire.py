@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from pmoves_mesh.core.event import EVENT_TYPES, Event, Removed, Stated
-from pmoves_mesh.core.model import check_metadata
+from pmoves_mesh.core.event import EVENT_TYPES, Event, NodeAnnounced, Removed, Stated
+from pmoves_mesh.core.model import check_json, check_metadata
 from pmoves_mesh.core.names import EVENT_BYTES_MAX, shown
 from pmoves_mesh.errors import (
     EventTooLarge,
@@ -60,6 +60,7 @@ def decode(subject: str, payload: bytes) -> Event:
         raise EventTooLarge(len(payload), EVENT_BYTES_MAX)
     try:
         event = decoder.decode(payload)
+        _check_text(payload)
         _check(event)
     except msgspec.ValidationError as error:
         raise malformed(error) from None
@@ -70,8 +71,17 @@ def decode(subject: str, payload: bytes) -> Event:
     return event
 
 
+def _check_text(payload: bytes) -> None:
+    """Checks what a record in the bucket, which holds the payload as part of its JSON, relies on."""
+    payload.decode()
+    if payload.strip() != payload:
+        raise InvalidFieldError("payload", "has white space around it")
+
+
 def _check(event: Event) -> None:
     """Checks what the types alone cannot say."""
+    if isinstance(event, NodeAnnounced):
+        check_json(event.resources, "resources")
     if not isinstance(event, Stated | Removed):
         return
     if event.data.node != event.node:

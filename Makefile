@@ -1,0 +1,80 @@
+# `make up` sets everything up and starts this host's agent; `make test` runs the tests.
+# Settings such as NATS_URL or MESH_HOSTNAME are taken from the environment and from env.shared.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+MESH := $(BIN)/pmoves-mesh
+LOCKS := deploy/locks
+
+# Stamps: each step runs again only when what it depends on has changed.
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+.PHONY: help up down registry-status nats-tls-setup test lint bench lock
+.DELETE_ON_ERROR:
+
+help: ## Show these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+		printf '  %-16s %s\n' "$$name" "$$what"; \
+	done
+
+up: $(RUNTIME) ## Set everything up, start this host's agent and wait until it is ready
+	@$(MESH) up
+
+down: ## Stop the agent and its nats-server
+	@test -x $(MESH) || { echo "nothing is installed in $(VENV), so nothing runs" >&2; exit 1; }
+	@$(MESH) down
+
+registry-status: $(RUNTIME) ## Show the mesh as this host sees it
+	@$(MESH) status
+
+nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
+	@$(MESH) certs init
+
+test: $(DEV) ## Run every test; one whose real thing is not there says so
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV) ## Check style, types and who imports whom
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(DEV) ## Measure against the figures in DESIGN.md
+	@$(BIN)/python -m benchmarks
+
+lock: $(CREATED) ## Pin the dependencies anew (UV_FLAGS=--upgrade takes the newest)
+	@$(PIP) install 'uv>=0.9'
+	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(UV_COMPILE) - --output-file $(LOCKS)/runtime.txt
+	@$(UV_COMPILE) --extra dev --constraint $(LOCKS)/runtime.txt --output-file $(LOCKS)/dev.txt
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command 'make lock' $(UV_FLAGS) pyproject.toml
+
+# Debian keeps venv in a package of its own, which root can install at once.
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or later is needed; name one with: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing python3-venv"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+		else \
+			echo "Python's venv is missing; as root: apt-get install python3-venv" >&2; exit 1; \
+		fi; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(RUNTIME): $(CREATED) $(LOCKS)/runtime.txt pyproject.toml
+	@echo "installing the pinned dependencies into $(VENV)"
+	@$(PIP) install --require-hashes -r $(LOCKS)/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+$(DEV): $(RUNTIME) $(LOCKS)/dev.txt
+	@echo "installing the tools for tests into $(VENV)"
+	@$(PIP) install --require-hashes -r $(LOCKS)/dev.txt
+	@touch $@

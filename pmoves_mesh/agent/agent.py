@@ -1,0 +1,165 @@
+"""The composition root: builds one agent from its settings, runs it, and ends it cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from pmoves_mesh.agent.address import advertised_host
+from pmoves_mesh.agent.announcer import Announcer
+from pmoves_mesh.agent.author import Author
+from pmoves_mesh.agent.facts import Facts
+from pmoves_mesh.agent.link import Link, nats_settings
+from pmoves_mesh.agent.outbox import Outbox
+from pmoves_mesh.agent.pidfile import PidFile
+from pmoves_mesh.agent.registrations import Registrations
+from pmoves_mesh.agent.saver import Saver
+from pmoves_mesh.agent.trusted import first_trust
+from pmoves_mesh.config import Config
+from pmoves_mesh.errors import CapacityError, StoreError
+from pmoves_mesh.log import topology
+from pmoves_mesh.log.bucket import NatsBucket
+from pmoves_mesh.log.connection import Connection
+from pmoves_mesh.log.queue import NatsWorkQueue
+from pmoves_mesh.log.stream import NatsEventLog
+from pmoves_mesh.ports import Clock
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.server.binary import locate
+from pmoves_mesh.server.process import EmbeddedServer
+from pmoves_mesh.store.store import Store
+from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.views.http.app import serving
+from pmoves_mesh.views.http.facade import Facade
+from pmoves_mesh.views.materialiser import Materialiser
+
+_log: Final = structlog.get_logger(__name__)
+
+PID_FILE: Final = "agent.pid"
+_LEAVE_S: Final = 1.5
+_OUTBOX_LOADED_MAX: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What runs side by side."""
+
+    server: EmbeddedServer | None
+    link: Link
+    outbox: Outbox
+    materialiser: Materialiser
+    saver: Saver
+    announcer: Announcer
+    replica: Replica
+
+
+async def serve(
+    config: Config,
+    clock: Clock,
+    stop: asyncio.Event,
+    *,
+    listening: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Runs an agent until `stop` is set; then it leaves the mesh and ends within 5 s.
+
+    Args:
+        config: the settings.
+        clock: the time.
+        stop: set by whoever wants the agent to end.
+        listening: called with the port of the HTTP API once it answers.
+
+    Raises:
+        MeshError: one of its subclasses, alone or in a group, if the agent cannot start or go on.
+    """
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        pid_file = PidFile(config.data_dir / PID_FILE)
+        pid_file.acquire()
+        stack.callback(pid_file.release)
+        server = await _start_server(config, clock, stack)
+        connection = await stack.enter_async_context(Connection(nats_settings(config)))
+        store = await stack.enter_async_context(Store.opened(config.data_dir))
+        parts = await _assemble(config, clock, stack, connection=connection, store=store, listening=listening)
+        await _run(replace(parts, server=server), stop)
+
+
+async def _start_server(config: Config, clock: Clock, stack: AsyncExitStack) -> EmbeddedServer | None:
+    if not config.embedded:
+        return None
+    server = EmbeddedServer(locate(os.environ), config.data_dir, config.nats_port, clock)
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return server
+
+
+async def _assemble(
+    config: Config,
+    clock: Clock,
+    stack: AsyncExitStack,
+    *,
+    connection: Connection,
+    store: Store,
+    listening: Callable[[int], None],
+) -> _Parts:
+    host = await advertised_host(config)
+    trust, identity = await first_trust(config, connection, clock, host)
+    verifier = Verifier(
+        trust, NatsBucket(connection, topology.IDENTITIES), clock, accept_unsigned=config.accept_unsigned
+    )
+    log = NatsEventLog(connection)
+    bucket = NatsBucket(connection, topology.REGISTRY)
+    replica = Replica(verifier, log, bucket, clock)
+    saver = Saver(config.mesh, replica, store, clock)
+    await saver.load()
+    outbox = Outbox(store, log, clock)
+    for entry in await store.outbox(_OUTBOX_LOADED_MAX):
+        replica.apply_own(entry.sealed)
+        outbox.put(entry)
+    author = Author(config.node, identity, store, replica, outbox, clock)
+    await author.begin()
+    registrations = Registrations(author, replica, log, clock, host=host, mode=config.mode)
+    registrations.restore(await store.registrations())
+    link = Link(config, connection, replica, identity, clock)
+    facts = Facts(config, link, replica, outbox, clock)
+    facade = Facade(replica=replica, registrar=registrations, node=config.node, describe=facts.describe)
+    port = await stack.enter_async_context(serving(facade, config.http_host, config.http_port))
+    listening(port)
+    announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)
+    materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, clock)
+    return _Parts(None, link, outbox, materialiser, saver, announcer, replica)
+
+
+async def _run(parts: _Parts, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(parts.link.run(), name="link"),
+            group.create_task(parts.outbox.run(), name="outbox"),
+            group.create_task(parts.materialiser.run(), name="materialiser"),
+            group.create_task(parts.saver.run(), name="saver"),
+        ]
+        if parts.server is not None:
+            tasks.append(group.create_task(parts.server.supervise(), name="server"))
+        announcing = group.create_task(parts.announcer.run(), name="announcer")
+        await stop.wait()
+        announcing.cancel()
+        await _leave(parts)
+        for task in tasks:
+            task.cancel()
+
+
+async def _leave(parts: _Parts) -> None:
+    """Says goodbye, and keeps what is known; none of it may keep the agent from ending."""
+    try:
+        async with asyncio.timeout(_LEAVE_S):
+            await parts.announcer.leave("stopped")
+            await parts.outbox.drained(_LEAVE_S)
+        await parts.saver.save()
+    except TimeoutError:
+        _log.warning("left without the log's word; it is told at the next start")
+    except (StoreError, CapacityError) as error:
+        _log.warning("left without a last word", detail=str(error))

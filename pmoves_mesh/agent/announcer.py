@@ -1,0 +1,174 @@
+"""The announcer: says who and where this node is, and mends whatever the mesh holds otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from pmoves_mesh import __version__
+from pmoves_mesh.agent.author import Author, Place
+from pmoves_mesh.agent.registrations import Registrations
+from pmoves_mesh.config import Config
+from pmoves_mesh.core import envelope
+from pmoves_mesh.core.event import (
+    MANIFEST_ENTRIES_MAX,
+    InstanceUpdated,
+    NodeAnnounced,
+    NodeLeft,
+)
+from pmoves_mesh.core.model import ManifestEntry
+from pmoves_mesh.core.query import iso
+from pmoves_mesh.errors import LogError
+from pmoves_mesh.ports import Clock, EventLog
+from pmoves_mesh.replica import Applied, Replica
+
+_log: Final = structlog.get_logger(__name__)
+
+_SERVICES_SHOWN_MAX: Final = 1000
+_START_S: Final = 2.0
+_PAUSE_S: Final = 0.5
+
+
+class Announcer:
+    """Announces this node: at its start, after a change, and again and again.
+
+    A repetition has the stamp of what it repeats and a time to live, so it leaves no trace in
+    the stream. It lets every replica see that it has what this node holds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        author: Author,
+        registrations: Registrations,
+        replica: Replica,
+        log: EventLog,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._author = author
+        self._registrations = registrations
+        self._replica = replica
+        self._log = log
+        self._clock = clock
+        self._latest: NodeAnnounced | None = None
+        self._repeats = 0
+        self._contradicted = asyncio.Event()
+
+    async def announce(self) -> asyncio.Future[int]:
+        """States a new announcement; the future gives its position in the stream."""
+        self._registrations.changed.clear()
+
+        def build(place: Place) -> tuple[NodeAnnounced, ...]:
+            self._latest = self._announcement(place)
+            return (self._latest,)
+
+        return await self._author.state(build)
+
+    async def leave(self, reason: str) -> asyncio.Future[int]:
+        """States that this node leaves on purpose; the future gives its position in the stream."""
+        return await self._author.state(lambda place: (NodeLeft(**place, reason=reason),))
+
+    async def run(self) -> None:
+        """Announces for ever, and at once when the mesh says of this node what is not so."""
+        await self._replica.wait_current(_START_S)
+        await self._reconcile()
+        await self.announce()
+        with self._replica.subscribed(self._notice):
+            while True:
+                await self._wait(self._interval_s())
+                if self._replica.is_current:
+                    await self._reconcile()
+                if self._registrations.changed.is_set() or self._is_contradicted():
+                    await self.announce()
+                else:
+                    await self._repeat()
+
+    def _notice(self, applied: Applied) -> None:
+        if self._author.node in applied.change.nodes and self._is_contradicted():
+            self._contradicted.set()
+
+    def _is_contradicted(self) -> bool:
+        """Returns whether the mesh holds this node for lost, left, or someone it no longer is."""
+        node = self._replica.registry.nodes.get(self._author.node)
+        return node is not None and (node.status != "alive" or node.latest > self._author.stamp)
+
+    async def _wait(self, seconds: float) -> None:
+        """Waits for the next announcement's time; a contradiction ends the wait, after a moment at least.
+
+        The moment keeps two agents that both take themselves for this node from shouting each
+        other down.
+        """
+        await self._clock.sleep(min(_PAUSE_S, seconds))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._contradicted.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._contradicted.clear()
+
+    def _interval_s(self) -> float:
+        """Returns the pause between announcements: it grows with the mesh, so that their sum hardly does."""
+        return self._config.announce_s * max(1.0, math.log2(max(1, len(self._replica.registry.nodes))))
+
+    async def _reconcile(self) -> None:
+        """States again what the stream no longer knows of this node, under a later incarnation if need be."""
+        node = self._replica.registry.nodes.get(self._author.node)
+        if node is not None and node.latest > self._author.stamp:
+            _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
+            await self._author.begin(above=node.latest.incarnation)
+            self._registrations.changed.set()
+        for key, held in tuple(self._registrations.held.items()):
+            entry = self._replica.registry.entry(key)
+            if held.durable.is_set() and (entry is None or entry.stamp < held.stamp):
+                await self._registrations.state(held.record, InstanceUpdated)
+
+    async def _repeat(self) -> None:
+        if self._latest is None or not self._log.connected:
+            return
+        self._repeats += 1
+        now_ms = self._clock.now_ms()
+        again = msgspec.structs.replace(self._latest, ts=now_ms / 1000, timestamp=iso(now_ms))
+        stamp = again.stamp
+        message_id = f"{again.type}.{again.node}.{stamp.incarnation}.{stamp.revision}.{self._repeats}"
+        sealed = envelope.seal(again, self._author.identity, message_id=message_id)
+        try:
+            await self._log.publish(sealed, ttl_s=max(1, math.ceil(2 * self._interval_s())))
+        except LogError as error:
+            _log.debug("announcement not repeated", detail=str(error))
+
+    def _announcement(self, place: Place) -> NodeAnnounced:
+        config, held = self._config, self._registrations.held
+        services = dict.fromkeys(key.service for key in held)
+        fields: dict[str, Any] = {**place}
+        if len(held) <= MANIFEST_ENTRIES_MAX:
+            fields["instances"] = self._manifest(place["incarnation"])
+        return NodeAnnounced(
+            **fields,
+            node_id=config.node,
+            hostname=config.node,
+            host=self._registrations.host,
+            port=config.http_port,
+            mode=config.mode,
+            caps=dict.fromkeys(config.capabilities, True),
+            capabilities=config.capabilities,
+            services_running=tuple(services)[:_SERVICES_SHOWN_MAX],
+            ts=self._clock.now_ms() / 1000,
+            version=__version__,
+        )
+
+    def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...]:
+        return tuple(
+            ManifestEntry(
+                name=key.service,
+                id=key.id,
+                revision=held.stamp.revision,
+                incarnation=None if held.stamp.incarnation == incarnation else held.stamp.incarnation,
+            )
+            for key, held in self._registrations.held.items()
+        )

@@ -1,0 +1,118 @@
+"""The author: this node's own words, stamped, chained, sealed, and durable before anything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from pmoves_mesh.agent.outbox import Outbox
+from pmoves_mesh.core import envelope
+from pmoves_mesh.core.envelope import SealedEvent, SigningIdentity
+from pmoves_mesh.core.event import Event, InstanceUnregistered
+from pmoves_mesh.core.model import InstanceKey, Stamp
+from pmoves_mesh.core.query import iso
+from pmoves_mesh.ports import Clock
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.store.records import Commit, NodeState, OutboxEntry, Outgoing, StoredRegistration
+from pmoves_mesh.store.store import Store
+
+Place = dict[str, Any]
+"""An event's place in its node's order: the fields `mesh node incarnation revision prev timestamp`."""
+
+_ALIAS_TTL_S: Final = 60
+"""The older word for a removal serves listeners, not history: the stream need not keep it."""
+
+
+class Author:
+    """States events in this node's name, each with the next revision.
+
+    A stated event is durable in the store, then folded into this node's replica, then on its
+    way to the stream, where events stand in the order in which they were stated.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        identity: SigningIdentity,
+        store: Store,
+        replica: Replica,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self.node: Final = node
+        self.identity: Final = identity
+        self.mesh: Final = replica.verifier.trust.mesh
+        self._store = store
+        self._replica = replica
+        self._outbox = outbox
+        self._clock = clock
+        self._state = store.state
+
+    @property
+    def stamp(self) -> Stamp:
+        """The stamp of the latest event."""
+        return Stamp(self._state.incarnation, self._state.revision)
+
+    def place(self) -> Place:
+        """Returns the place that the next event will have."""
+        state = self._state
+        return {
+            "mesh": self.mesh,
+            "node": self.node,
+            "incarnation": state.incarnation,
+            "revision": state.revision + 1,
+            "prev": state.head,
+            "timestamp": iso(self._clock.now_ms()),
+        }
+
+    async def state(
+        self,
+        build: Callable[[Place], Sequence[Event]],
+        *,
+        upsert: StoredRegistration | None = None,
+        delete: InstanceKey | None = None,
+    ) -> asyncio.Future[int]:
+        """States what `build` makes of the next place; the future gives its position in the stream.
+
+        The order of events is the order of these calls: the place is taken before anything is
+        waited for.
+
+        Args:
+            build: makes the event, and perhaps the same fact under an older word, of one place.
+            upsert: a registration that becomes durable together with the event.
+            delete: a registration that goes together with the event.
+
+        Raises:
+            StoreError: if it cannot be made durable. Then nothing was stated.
+        """
+        sealed = [envelope.seal(event, self.identity) for event in build(self.place())]
+        self._state = NodeState(
+            incarnation=self._state.incarnation,
+            revision=self._state.revision + 1,
+            head=envelope.digest(sealed[0], self.mesh),
+        )
+        outgoing = tuple(_outgoing(one) for one in sealed)
+        seqs = await self._store.commit(
+            Commit(
+                state=self._state,
+                upserts=(upsert,) if upsert else (),
+                deletes=((delete.service, delete.id),) if delete else (),
+                appends=outgoing,
+            )
+        )
+        futures = [
+            self._outbox.put(OutboxEntry(seq=seq, sealed=one.sealed, ttl_s=one.ttl_s))
+            for seq, one in zip(seqs, outgoing, strict=True)
+        ]
+        self._replica.apply_own(sealed[0])
+        return futures[0]
+
+    async def begin(self, above: int = 0) -> None:
+        """Begins a new incarnation, later than every earlier one and than `above`."""
+        self._state = await self._store.begin_incarnation(max(self._clock.now_ms(), above + 1))
+
+
+def _outgoing(sealed: SealedEvent) -> Outgoing:
+    ttl_s = _ALIAS_TTL_S if sealed.subject == InstanceUnregistered.subject else None
+    return Outgoing(sealed=sealed, ttl_s=ttl_s)

@@ -1,0 +1,72 @@
+"""What an agent says of itself in `/api/status`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pmoves_mesh import __version__
+from pmoves_mesh.agent.link import Link
+from pmoves_mesh.agent.outbox import Outbox
+from pmoves_mesh.config import Config
+from pmoves_mesh.core.query import iso
+from pmoves_mesh.log.connection import redact
+from pmoves_mesh.ports import Clock
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.views.http.facade import RegistryFacts
+
+_EXPIRY_WARNING_MS: Final = 3 * 24 * 60 * 60 * 1000
+
+
+class Facts:
+    """Gathers the facts when they are asked for."""
+
+    def __init__(self, config: Config, link: Link, replica: Replica, outbox: Outbox, clock: Clock) -> None:
+        self._config = config
+        self._link = link
+        self._replica = replica
+        self._outbox = outbox
+        self._clock = clock
+
+    def describe(self) -> RegistryFacts:
+        """Returns the facts as they are now."""
+        config, replica = self._config, self._replica
+        registry = replica.registry
+        return RegistryFacts(
+            mesh=config.mesh,
+            hostname=config.node,
+            mode=config.mode,
+            nats_url=",".join(redact(url) for url in config.nats_servers),
+            nats_external=",".join(redact(url) for url in config.nats_external),
+            services=sum(registry.is_listed(entry) for entry in registry.entries()),
+            nodes=len(registry.nodes),
+            position=registry.position,
+            stream=replica.stream_id,
+            stale=not replica.is_current,
+            stale_s=replica.stale_s,
+            connected=self._link.connection.connected,
+            current=replica.is_current,
+            outbox=self._outbox.depth,
+            events=dict(replica.outcomes),
+            rejected=dict(replica.verifier.rejected),
+            unsigned="accept" if config.accept_unsigned else "reject",
+            gaps=replica.gaps,
+            ca=replica.verifier.trust.root_fingerprints,
+            version=__version__,
+            warnings=self._warnings(),
+        )
+
+    def _warnings(self) -> list[str]:
+        warnings = []
+        problem = self._link.connection.problem or self._link.problem
+        if problem:
+            warnings.append(f"cut off from NATS: {problem}")
+        if self._config.accept_unsigned:
+            warnings.append("PMOVES_UNSIGNED=accept: anyone who reaches NATS can announce anything")
+        if not self._config.embedded:
+            warnings.append(
+                "the NATS server is not ours: whether it writes before it acknowledges "
+                "(jetstream sync_interval: always) cannot be seen from here"
+            )
+        if self._link.identity.not_after_ms - self._clock.now_ms() < _EXPIRY_WARNING_MS:
+            warnings.append(f"this node's certificate ends at {iso(self._link.identity.not_after_ms)}")
+        return warnings

@@ -1,0 +1,130 @@
+"""The link: brings the replica to the mesh's stream, and back to it after every loss."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from pmoves_mesh.config import Config
+from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, SequenceGap
+from pmoves_mesh.log import topology
+from pmoves_mesh.log.bucket import NatsBucket
+from pmoves_mesh.log.connection import Connection, NatsSettings
+from pmoves_mesh.log.queue import NatsWorkQueue
+from pmoves_mesh.pki.identity import Identity
+from pmoves_mesh.ports import Clock, LogBounds
+from pmoves_mesh.replica import Replica
+
+_log: Final = structlog.get_logger(__name__)
+
+_RETRY_S: Final = 0.1
+_REFUSED_RETRY_S: Final = 5.0
+_FIRST_S: Final = 3.0
+
+
+def nats_settings(config: Config) -> NatsSettings:
+    """Returns how to reach the mesh's NATS."""
+    return NatsSettings(
+        servers=config.nats_servers,
+        name=f"pmoves-mesh {config.node}",
+        user=config.nats_user,
+        password=config.nats_password.reveal() if config.nats_password else None,
+        token=config.nats_token.reveal() if config.nats_token else None,
+        creds_path=config.nats_creds,
+        nkey_seed_path=config.nats_nkey_seed,
+        tls_ca=config.nats_tls_ca,
+        tls_cert=config.nats_tls_cert,
+        tls_key=config.nats_tls_key,
+    )
+
+
+class Link:
+    """Joins the mesh and follows its stream.
+
+    Attributes:
+        connection: to the mesh's NATS.
+        identity: who this node is.
+        problem: what keeps this node from the mesh now; empty if nothing does.
+    """
+
+    def __init__(
+        self, config: Config, connection: Connection, replica: Replica, identity: Identity, clock: Clock
+    ) -> None:
+        self.problem = ""
+        self._config = config
+        self.connection: Final = connection
+        self._replica = replica
+        self.identity: Final = identity
+        self._clock = clock
+        self._identities = NatsBucket(connection, topology.IDENTITIES)
+        self._queue = NatsWorkQueue(connection)
+
+    async def run(self) -> None:
+        """Follows the stream for ever.
+
+        Raises:
+            LogError: if this node cannot join and never did: what is wrong needs a person.
+        """
+        if not self._may_wait():
+            await self._first_session()
+        while True:
+            await self.connection.next_session()
+            try:
+                await self._join()
+                self.problem = ""
+                await self._replica.run()
+            except LogUnavailable as error:
+                self.problem = str(error)
+                await self._clock.sleep(_RETRY_S)
+            except SequenceGap as error:
+                _log.warning("the stream does not continue this replica; it begins anew", detail=str(error))
+                self._replica.restore(Registry(), "")
+            except LogError as error:
+                if not self._may_wait():
+                    raise
+                self.problem = str(error)
+                _log.warning("not joined; trying again", detail=str(error), after_s=_REFUSED_RETRY_S)
+                await self._clock.sleep(_REFUSED_RETRY_S)
+
+    def _may_wait(self) -> bool:
+        """Returns whether this node was in the mesh before, and so has something to serve meanwhile."""
+        return self._replica.stream_id != ""
+
+    async def _first_session(self) -> None:
+        """Lets a refused login end the first start; a server that is merely away is waited for."""
+        try:
+            await self.connection.wait_connected(_FIRST_S)
+        except LogUnavailable as error:
+            self.problem = str(error)
+            _log.warning("NATS is away; serving what is registered here", detail=str(error))
+
+    async def _join(self) -> None:
+        """Makes sure that stream and buckets are there, shows our certificate, chooses where to begin."""
+        config, replica = self._config, self._replica
+        limits = topology.Limits(max_age_s=config.stream_max_age_s, max_bytes=config.stream_max_bytes)
+        root = replica.verifier.trust.root_fingerprints[0]
+        bounds = await topology.ensure(self.connection, config.mesh, root, limits)
+        await self._show_certificate()
+        if replica.stream_id and (replica.stream_id != bounds.stream_id or replica.position > bounds.last):
+            _log.warning("the stream was made anew or restored; this replica begins anew")
+            replica.restore(Registry(), "")
+        replica.stream_id = bounds.stream_id
+        if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
+            await self._boot(bounds)
+
+    async def _boot(self, bounds: LogBounds) -> None:
+        floor = min(await self._queue.floor(), bounds.last)
+        keys = await self._replica.restore_from_bucket(floor)
+        if floor + 1 < bounds.first:
+            _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
+        _log.info("booted from the bucket", keys=keys, position=floor)
+
+    async def _show_certificate(self) -> None:
+        name = self.identity.fingerprint
+        if await self._identities.get(name) is None:
+            try:
+                await self._identities.put(name, self.identity.certificate_der, expected=0)
+            except SequenceConflict:
+                _log.debug("certificate already shown by another run", fingerprint=name)

@@ -1,0 +1,70 @@
+"""The agent as a process: its event loop, its signals and its log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Final
+
+import structlog
+import uvloop
+
+from pmoves_mesh import __version__
+from pmoves_mesh.agent.agent import serve
+from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.config import Config
+from pmoves_mesh.errors import MeshError
+
+_log: Final = structlog.get_logger(__name__)
+
+
+def run(config: Config) -> None:
+    """Runs the agent of this host until it gets SIGTERM or SIGINT.
+
+    Raises:
+        MeshError: one of its subclasses, if the agent cannot start or go on.
+    """
+    configure_logging()
+    try:
+        uvloop.run(_until_signalled(config))
+    except* MeshError as group:
+        raise _first(group) from None
+
+
+def configure_logging() -> None:
+    """Logs to stderr: for people on a terminal, as JSON lines elsewhere."""
+    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def _until_signalled(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def listening(port: int) -> None:
+        url = f"http://{config.http_host}:{port}"
+        _log.info("agent started", mesh=config.mesh, node=config.node, http=url, version=__version__)
+
+    await serve(config, SystemClock(), stop, listening=listening)
+    _log.info("agent stopped", node=config.node)
+
+
+def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
+    """Returns the first error of a group: what a person has to know fits one line."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,100 @@
+"""The outbox: what this node has to say, kept until the stream has it, and sent in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import structlog
+
+from pmoves_mesh.errors import LogError
+from pmoves_mesh.ports import Clock, EventLog
+from pmoves_mesh.store.records import OutboxEntry
+from pmoves_mesh.store.store import Store
+
+_log: Final = structlog.get_logger(__name__)
+
+_WINDOW: Final = 256
+_RETRY_S: Final = 0.1
+_COMPLAINT_EVERY_S: Final = 60.0
+
+
+class Outbox:
+    """Sends durable events to the stream, each until it is acknowledged there.
+
+    A repetition after a crash or a lost acknowledgement is recognised by its message id, or
+    ignored by its stamp.
+    """
+
+    def __init__(self, store: Store, log: EventLog, clock: Clock) -> None:
+        self._store = store
+        self._log = log
+        self._clock = clock
+        self._waiting: deque[tuple[OutboxEntry, asyncio.Future[int]]] = deque()
+        self._wake = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._complained_s = -_COMPLAINT_EVERY_S
+
+    @property
+    def depth(self) -> int:
+        """How many events wait."""
+        return len(self._waiting)
+
+    def put(self, entry: OutboxEntry) -> asyncio.Future[int]:
+        """Queues an event that the store holds already; the future gives its position in the stream."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, future))
+        self._emptied.clear()
+        self._wake.set()
+        return future
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Waits until nothing waits any more, and returns whether that was so in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._emptied.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Sends for ever; while the log is away it keeps what it has."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                sent = await self._send_window()
+                if sent:
+                    await self._store.sent(sent)
+                if not self._waiting:
+                    self._emptied.set()
+                elif not sent:
+                    await self._clock.sleep(_RETRY_S)
+
+    async def _send_window(self) -> list[int]:
+        """Sends the first events side by side; returns the sequences of those before the first failure."""
+        window = [self._waiting[index] for index in range(min(_WINDOW, len(self._waiting)))]
+        results = await asyncio.gather(
+            *(self._log.publish(entry.sealed, ttl_s=entry.ttl_s) for entry, _ in window),
+            return_exceptions=True,
+        )
+        sent: list[int] = []
+        for (entry, future), result in zip(window, results, strict=True):
+            if isinstance(result, LogError):
+                self._complain(result)
+                break
+            if isinstance(result, BaseException):
+                raise result
+            self._waiting.popleft()
+            sent.append(entry.seq)
+            if not future.done():
+                future.set_result(result)
+        return sent
+
+    def _complain(self, error: LogError) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._complained_s >= _COMPLAINT_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("outbox waits for the log", depth=self.depth, detail=str(error))

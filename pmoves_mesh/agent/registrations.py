@@ -1,0 +1,190 @@
+"""This node's own registrations: what its services asked for, durable before it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from pmoves_mesh.agent.author import Author, Place
+from pmoves_mesh.core import query
+from pmoves_mesh.core.event import (
+    Event,
+    InstanceDeregistered,
+    InstanceRegistered,
+    InstanceUnregistered,
+    InstanceUpdated,
+)
+from pmoves_mesh.core.model import INSTANCES_PER_NODE_MAX, Instance, InstanceKey, Stamp
+from pmoves_mesh.core.names import Host, Mode, parse_label
+from pmoves_mesh.core.registration import Registration, instance_id, instance_of, is_same
+from pmoves_mesh.errors import CapacityError, NotOwnerError, ReplicaBehindError, ServiceNotFound, StoreError
+from pmoves_mesh.ports import Clock, EventLog, Receipt
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.store.records import StoredRegistration
+
+_ACKNOWLEDGED_S: Final = 2.0
+_APPLIED_S: Final = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An instance of this node.
+
+    Attributes:
+        stamp: of the event that stated it last.
+        durable: set once that event is in the store.
+    """
+
+    record: Instance
+    stamp: Stamp
+    durable: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Registrations:
+    """Implements `ports.Registrar` for this node.
+
+    Attributes:
+        held: every instance of this node, by key.
+        changed: set whenever `held` changes; whoever waits for it clears it.
+    """
+
+    def __init__(
+        self, author: Author, replica: Replica, log: EventLog, clock: Clock, *, host: Host, mode: Mode
+    ) -> None:
+        self.held: Final[dict[InstanceKey, Held]] = {}
+        self.changed: Final = asyncio.Event()
+        self.host = host
+        self._mode: Mode = mode
+        self._author = author
+        self._replica = replica
+        self._log = log
+        self._clock = clock
+
+    def restore(self, stored: Sequence[StoredRegistration]) -> None:
+        """Takes up what an earlier run of this agent had registered."""
+        for one in stored:
+            record = msgspec.json.decode(one.record, type=Instance)
+            held = Held(record=record, stamp=Stamp(one.incarnation, one.revision))
+            held.durable.set()
+            self.held[record.key] = held
+
+    async def register(self, wanted: Registration, *, wait: bool = True) -> Receipt:
+        """Registers or updates an instance on this node; see `ports.Registrar`."""
+        node = self._author.node
+        key = InstanceKey(parse_label(wanted.name, "name"), node, instance_id(wanted, self.host))
+        while (held := self.held.get(key)) is not None and not held.durable.is_set():
+            await held.durable.wait()
+        now = query.iso(self._clock.now_ms())
+        record = instance_of(
+            wanted,
+            node=node,
+            node_host=self.host,
+            node_mode=self._mode,
+            held=held.record if held else None,
+            now=now,
+        )
+        if held is not None and is_same(held.record, record):
+            entry = self._replica.registry.entry(key)
+            return Receipt(instance=held.record, position=entry.position if entry else 0)
+        if held is None and len(self.held) >= INSTANCES_PER_NODE_MAX:
+            raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
+        future = await self.state(record, InstanceUpdated if held else InstanceRegistered)
+        return Receipt(instance=record, position=await self._settled(future, wait=wait))
+
+    async def deregister(
+        self, service: str, *, node: str | None = None, instance_id: str | None = None, wait: bool = True
+    ) -> int:
+        """Removes instances of a service from this node; see `ports.Registrar`."""
+        service = parse_label(service, "name")
+        own = self._author.node
+        concerned = [
+            key
+            for key in self.held
+            if key.service == service and node in {None, own} and instance_id in {None, key.id}
+        ]
+        if not concerned:
+            self._refuse(service, node, instance_id)
+        futures = [await self._remove(key) for key in concerned if key in self.held]
+        positions = [await self._settled(future, wait=wait) for future in futures]
+        return max(positions, default=0)
+
+    async def state(
+        self, record: Instance, kind: type[InstanceRegistered | InstanceUpdated]
+    ) -> asyncio.Future[int]:
+        """States a record of this node, and holds it.
+
+        Raises:
+            StoreError: if it cannot be made durable; what was held before is held again.
+        """
+        before = self.held.get(record.key)
+        place = self._author.place()
+        held = Held(record=record, stamp=Stamp(place["incarnation"], place["revision"]))
+        self.held[record.key] = held
+        stored = StoredRegistration(
+            service=record.name,
+            id=record.id,
+            record=msgspec.json.encode(record),
+            incarnation=held.stamp.incarnation,
+            revision=held.stamp.revision,
+        )
+
+        def build(at: Place) -> tuple[Event, ...]:
+            return (kind(**at, service=record.name, data=record),)
+
+        try:
+            future = await self._author.state(build, upsert=stored)
+        except (StoreError, CapacityError):
+            if before is None:
+                del self.held[record.key]
+            else:
+                self.held[record.key] = before
+            raise
+        finally:
+            held.durable.set()
+        self.changed.set()
+        return future
+
+    async def _remove(self, key: InstanceKey) -> asyncio.Future[int]:
+        held = self.held.pop(key)
+        now = query.iso(self._clock.now_ms())
+        record = msgspec.structs.replace(held.record, last_seen=now)
+
+        def build(at: Place) -> tuple[Event, ...]:
+            said = {**at, "service": key.service, "data": record}
+            return InstanceDeregistered(**said), InstanceUnregistered(**said)
+
+        try:
+            future = await self._author.state(build, delete=key)
+        except (StoreError, CapacityError):
+            self.held.setdefault(key, held)
+            raise
+        self.changed.set()
+        return future
+
+    def _refuse(self, service: str, node: str | None, instance_id: str | None) -> None:
+        """Raises what explains why there is nothing here to remove."""
+        elsewhere = {
+            entry.record.node
+            for entry in self._replica.registry.of_service(service)
+            if node in {None, entry.record.node} and instance_id in {None, entry.record.id}
+        } - {self._author.node}
+        if elsewhere:
+            raise NotOwnerError(service, tuple(sorted(elsewhere)))
+        raise ServiceNotFound(service)
+
+    async def _settled(self, future: asyncio.Future[int], *, wait: bool) -> int:
+        """Returns the event's position once it is in the stream and folded in here; 0 if it still waits."""
+        if not wait or not self._log.connected:
+            return future.result() if future.done() else 0
+        done, _ = await asyncio.wait((future,), timeout=_ACKNOWLEDGED_S)
+        if not done:
+            return 0
+        try:
+            await self._replica.wait_position(future.result(), _APPLIED_S)
+        except ReplicaBehindError:
+            return 0
+        return future.result()

@@ -1,0 +1,158 @@
+"""How the commands ask this host's agent: plain HTTP, with its problems as one line."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import click
+
+from pmoves_mesh.config import Config, load
+from pmoves_mesh.errors import ConfigError
+
+TIMEOUT_S: Final = 15.0
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
+
+
+def read_config() -> Config:
+    """Reads the settings of this folder and environment.
+
+    Raises:
+        ConfigError: if one of them cannot be used.
+    """
+    return load(os.environ, Path.cwd())
+
+
+class Answer:
+    """A JSON object that an agent answered, taken apart with care: anything may listen on that port.
+
+    Attributes:
+        fields: the object itself.
+    """
+
+    def __init__(self, url: str, fields: dict[str, Any]) -> None:
+        self.fields: Final = fields
+        self._url = url
+
+    def record(self, field: str) -> dict[str, Any]:
+        """Returns the object in a field.
+
+        Raises:
+            click.ClickException: if there is none.
+        """
+        value = self.fields.get(field)
+        if not isinstance(value, dict):
+            raise _not_an_agent(self._url)
+        return value
+
+    def records(self, field: str) -> list[dict[str, Any]]:
+        """Returns the list of objects in a field; raises as `record`."""
+        value = self.fields.get(field)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise _not_an_agent(self._url)
+        return value
+
+
+class AgentClient:
+    """Asks the agent that these settings describe.
+
+    Args:
+        config: the host's settings.
+        timeout_s: how long to wait for an answer, in seconds.
+
+    Raises:
+        ConfigError: if the agent picks its own port, which nobody outside it can know.
+    """
+
+    def __init__(self, config: Config, timeout_s: float = TIMEOUT_S) -> None:
+        if config.http_port == 0:
+            raise ConfigError("SERVICE_REGISTRY_PORT", "0", "a command must know the port: 1 to 65535")
+        self._host = _WILDCARDS.get(config.http_host, config.http_host)
+        self._port = config.http_port
+        self._token = config.http_token
+        self._timeout_s = timeout_s
+
+    @property
+    def url(self) -> str:
+        """The agent's address, for people and for curl."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def get(self, path: str, query: dict[str, str] | None = None) -> Answer:
+        """Returns the decoded answer of a read.
+
+        Raises:
+            click.ClickException: if no agent answers, or it answers with a problem.
+        """
+        return self._decoded("GET", _with_query(path, query))
+
+    def post(self, path: str, body: object) -> Answer:
+        """Sends a JSON body and returns the decoded answer; raises as `get`."""
+        return self._decoded("POST", path, body)
+
+    def delete(self, path: str, query: dict[str, str] | None = None) -> Answer:
+        """Removes something and returns the decoded answer; raises as `get`."""
+        return self._decoded("DELETE", _with_query(path, query))
+
+    def probe(self, path: str) -> int | None:
+        """Returns the status of a GET, or None if nothing answers."""
+        try:
+            return self._exchange("GET", path, None)[0]
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def _decoded(self, method: str, path: str, body: object = None) -> Answer:
+        try:
+            status, raw = self._exchange(method, path, body)
+        except (OSError, http.client.HTTPException) as error:
+            raise click.ClickException(
+                f"no agent answers at {self.url}; start it with: pmoves-mesh up"
+            ) from error
+        try:
+            answer = json.loads(raw)
+        except ValueError:
+            answer = None
+        if status >= 400:
+            raise click.ClickException(_problem(status, answer))
+        if not isinstance(answer, dict):
+            raise _not_an_agent(self.url)
+        return Answer(self.url, answer)
+
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        try:
+            payload = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, payload, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def _not_an_agent(url: str) -> click.ClickException:
+    return click.ClickException(f"what answers at {url} is not a pmoves-mesh agent")
+
+
+def _with_query(path: str, query: dict[str, str] | None) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _problem(status: int, answer: object) -> str:
+    """Returns an RFC 9457 problem as one line.
+
+    Source: RFC 9457 section 3.1 (`detail`, else `title`).
+    """
+    if isinstance(answer, dict):
+        text = answer.get("detail") or answer.get("title")
+        if isinstance(text, str):
+            return text
+    return f"the agent answered with HTTP status {status}"

@@ -1,0 +1,97 @@
+"""`up`, `down` and `agent`: the life of this host's agent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from pmoves_mesh.agent.pidfile import is_stale, running_pid
+from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.console import example, print_fields
+from pmoves_mesh.cli.launch import NATS_WITHIN_S, Readiness, check_free, start, stop
+from pmoves_mesh.config import Config
+from pmoves_mesh.errors import StartError
+
+
+@click.command(
+    "up",
+    epilog=example("pmoves-mesh up", "NATS_URL=nats://10.0.0.5:4222 MESH_HOSTNAME=jetson pmoves-mesh up"),
+)
+def up_command() -> None:
+    """Start this host's agent in the background and wait until it is ready.
+
+    With no NATS_URL set, the agent starts and looks after its own nats-server. On the first
+    start it makes the mesh's CA and this node's identity. Settings come from the environment,
+    then from env.shared in this folder.
+    """
+    config = read_config()
+    _make_data_dir(config.data_dir)
+    pid_path = _pid_path(config)
+    client = AgentClient(config)
+    pid = running_pid(pid_path)
+    if pid is not None:
+        click.echo(f"already running: node {config.node} (pid {pid}) at {client.url}")
+        return
+    if is_stale(pid_path):
+        click.echo(f"the last agent did not end cleanly (stale {pid_path}); starting anew")
+    check_free(config.http_host, config.http_port)
+    readiness = start(config)
+    if readiness is Readiness.WAITING_FOR_NATS:
+        click.echo(
+            f"NATS does not answer since {NATS_WITHIN_S:.0f} s: the agent runs on its own snapshot, "
+            "and joins when NATS is back"
+        )
+    print_fields(
+        [
+            ("node", f"{config.node} of mesh {config.mesh}"),
+            ("http", client.url),
+            ("try", f"curl -s {client.url}/api/status"),
+            ("log", config.data_dir / "agent.log"),
+        ]
+    )
+
+
+@click.command("down", epilog=example("pmoves-mesh down"))
+def down_command() -> None:
+    """Stop this host's agent, and the nats-server it started."""
+    config = read_config()
+    pid_path = _pid_path(config)
+    pid = running_pid(pid_path)
+    if pid is None:
+        if is_stale(pid_path):
+            raise StartError(f"no agent is running: {pid_path} is stale, its process is gone")
+        raise StartError(f"no agent is running with {config.data_dir}")
+    what = f"the agent of node {config.node} (pid {pid})"
+    if stop(pid, pid_path):
+        click.echo(f"stopped {what}{' and its nats-server' if config.embedded else ''}")
+    else:
+        click.echo(f"killed {what}: it did not stop by itself")
+
+
+@click.command("agent", epilog=example("pmoves-mesh agent"))
+def agent_command() -> None:
+    """Run the agent in the foreground until SIGTERM or Ctrl-C.
+
+    This is what a service manager starts; `pmoves-mesh up` runs it in the background.
+    """
+    config = read_config()
+    _make_data_dir(config.data_dir)
+    # Imported here: it brings the event loop, HTTP and NATS, which `up` and `down` do without.
+    from pmoves_mesh.agent.main import run  # noqa: PLC0415 - see above
+
+    run(config)
+
+
+def _pid_path(config: Config) -> Path:
+    return config.data_dir / "agent.pid"
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"PMOVES_DATA_DIR={path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartError(f"PMOVES_DATA_DIR={path} is not writable")

@@ -1,0 +1,326 @@
+"""The settings: environment over `env.shared` over default, read once into one frozen `Config`.
+
+`SETTINGS` holds every variable's name and default; the README's table is made from it. An empty
+value counts as unset. A value that cannot be used stops the start with one line, which never
+contains a secret.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+from dotenv import dotenv_values
+
+from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label, sanitise_label
+from pmoves_mesh.errors import ConfigError, InvalidFieldError
+
+ENV_FILE: Final = "env.shared"
+
+_T = TypeVar("_T")
+_SHOWN_LENGTH_MAX: Final = 120
+_URL_PORTS: Final[Mapping[str, int]] = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
+_URL_RULE: Final = (
+    "a comma list of [nats|tls|ws|wss]://[user:password@|token@]host[:port], "
+    "with special characters of user and password percent-encoded"
+)
+
+
+class Setting(NamedTuple):
+    """One environment variable: its name, its default as one would write it, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+SETTINGS: Final = (
+    Setting("PMOVES_MESH_NAME", "pmoves-mesh", "name of the mesh, which is its trust domain"),
+    Setting("MESH_HOSTNAME", "", "name of this node; if unset `NODE_NAME`, else the host's name"),
+    Setting("NODE_NAME", "", "name of this node, where `MESH_HOSTNAME` is unset"),
+    Setting("SERVICE_MODE", "docked", "`docked` to the mesh's NATS, or `standalone`: works alone too"),
+    Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
+    Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
+    Setting("NATS_EXTERNAL_URL", "", "comma list of the addresses at which NATS is reached from outside"),
+    Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
+    Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),
+    Setting("NATS_TOKEN", "", "token for NATS; outranks the one in a URL"),
+    Setting("NATS_CREDS", "", "path of a NATS credentials file"),
+    Setting("NATS_NKEY_SEED", "", "path of a file with a NATS NKey seed"),
+    Setting("NATS_TLS_CA", "", "path of the certificates that NATS servers are checked against"),
+    Setting("NATS_TLS_CERT", "", "path of the certificate to show to NATS"),
+    Setting("NATS_TLS_KEY", "", "path of that certificate's private key"),
+    Setting("PMOVES_NATS_PORT", "4222", "loopback port of the embedded NATS server"),
+    Setting("SERVICE_REGISTRY_HOST", "127.0.0.1", "address on which the HTTP API listens"),
+    Setting("SERVICE_REGISTRY_PORT", "8100", "port of the HTTP API; 0 picks a free one"),
+    Setting("SERVICE_REGISTRY_TOKEN", "", "token that writes over HTTP must carry, beyond loopback"),
+    Setting("PMOVES_DNS_PORT", "8600", "port of the DNS view; 0 turns it off"),
+    Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
+    Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
+    Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
+    Setting("PMOVES_TLS_DIR", "tls", "where the mesh's CA and certificates are"),
+    Setting("PMOVES_UNSIGNED", "reject", "`accept` reads unsigned announcements too, for a migration"),
+    Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
+    Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
+    Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
+    Setting("TAILSCALE_AUTHKEY", "", "key with which `mesh-setup` joins Tailscale"),
+)
+
+_DEFAULTS: Final = {setting.name: setting.default for setting in SETTINGS}
+
+
+class Secret:
+    """Text that is shown as `***` wherever it is printed, logged or put into an error."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def reveal(self) -> str:
+        """Returns the text itself."""
+        return self._text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting, checked. Paths are absolute; server URLs never hold a user or a secret.
+
+    Attributes:
+        embedded: whether the NATS server of `nats_servers` is ours to run.
+        nats_port: of the embedded server.
+        http_port: 0 picks a free one.
+        dns_port: 0 is off.
+        advertise_host: None leaves it to the node to find its own address.
+    """
+
+    mesh: str
+    node: str
+    mode: Mode
+    capabilities: tuple[str, ...]
+    nats_servers: tuple[str, ...]
+    embedded: bool
+    nats_port: int
+    nats_external: tuple[str, ...]
+    nats_user: str | None
+    nats_password: Secret | None
+    nats_token: Secret | None
+    nats_creds: Path | None
+    nats_nkey_seed: Path | None
+    nats_tls_ca: Path | None
+    nats_tls_cert: Path | None
+    nats_tls_key: Path | None
+    http_host: str
+    http_port: int
+    http_token: Secret | None
+    dns_port: int
+    announce_s: float
+    advertise_host: str | None
+    data_dir: Path
+    tls_dir: Path
+    accept_unsigned: bool
+    bridge_announce: bool
+    stream_max_age_s: int
+    stream_max_bytes: int
+    tailscale_authkey: Secret | None
+
+
+def load(environ: Mapping[str, str], cwd: Path) -> Config:
+    """Returns the settings in `environ`, and in the `env.shared` of `cwd` where that has none.
+
+    Raises:
+        ConfigError: if a value cannot be used; names the variable, the value and what is allowed.
+    """
+    values = _Values(environ, _read_file(cwd / ENV_FILE), cwd)
+    nats_port = values.integer("PMOVES_NATS_PORT", 1, 65535)
+    servers, credentials = values.servers("NATS_URL", _Credentials(None, None, None))
+    external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
+    return Config(
+        mesh=values.checked("PMOVES_MESH_NAME", parse_label),
+        node=values.node(),
+        mode=cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone")),
+        capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
+        nats_servers=servers or (f"nats://127.0.0.1:{nats_port}",),
+        embedded=not servers,
+        nats_port=nats_port,
+        nats_external=external,
+        nats_user=values.text("NATS_USER") or credentials.user,
+        nats_password=values.secret("NATS_PASSWORD") or credentials.password,
+        nats_token=values.secret("NATS_TOKEN") or credentials.token,
+        nats_creds=values.path("NATS_CREDS"),
+        nats_nkey_seed=values.path("NATS_NKEY_SEED"),
+        nats_tls_ca=values.path("NATS_TLS_CA"),
+        nats_tls_cert=values.path("NATS_TLS_CERT"),
+        nats_tls_key=values.path("NATS_TLS_KEY"),
+        http_host=values.checked("SERVICE_REGISTRY_HOST", parse_host),
+        http_port=values.integer("SERVICE_REGISTRY_PORT", 0, 65535),
+        http_token=values.secret("SERVICE_REGISTRY_TOKEN"),
+        dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
+        announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
+        advertise_host=values.advertise_host(),
+        data_dir=values.directory("PMOVES_DATA_DIR"),
+        tls_dir=values.directory("PMOVES_TLS_DIR"),
+        accept_unsigned=values.choice("PMOVES_UNSIGNED", "reject", "accept") == "accept",
+        bridge_announce=values.choice("PMOVES_BRIDGE_ANNOUNCE", "0", "1") == "1",
+        stream_max_age_s=values.integer("PMOVES_STREAM_MAX_AGE_S", 60, 10 * 365 * 86400),
+        stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
+        tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
+    )
+
+
+class _Credentials(NamedTuple):
+    """What server URLs say about who connects."""
+
+    user: str | None
+    password: Secret | None
+    token: Secret | None
+
+
+class _Values:
+    """The texts of the settings, and how each kind of them is read."""
+
+    def __init__(self, environ: Mapping[str, str], file: Mapping[str, str | None], cwd: Path) -> None:
+        self._sources = (environ, file)
+        self._cwd = cwd.absolute()
+
+    def text(self, *names: str) -> str:
+        """Returns the value of the first of `names` that is set, the environment before the file."""
+        for source in self._sources:
+            for name in names:
+                value = (source.get(name) or "").strip()
+                if value:
+                    return value
+        return _DEFAULTS[names[0]]
+
+    def checked(self, name: str, parse: Callable[[str, str], _T]) -> _T:
+        """Returns the value as `parse` gives it."""
+        value = self.text(name)
+        try:
+            return parse(value, name)
+        except InvalidFieldError as error:
+            raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], error.problem) from None
+
+    def node(self) -> str:
+        """Returns the node's name, derived from the host's name if none is set."""
+        value = self.text("MESH_HOSTNAME", "NODE_NAME") or socket.gethostname()
+        try:
+            return sanitise_label(value, "MESH_HOSTNAME")
+        except InvalidFieldError as error:
+            raise ConfigError("MESH_HOSTNAME", value[:_SHOWN_LENGTH_MAX], error.problem) from None
+
+    def advertise_host(self) -> str | None:
+        """Returns the advertised address, if one is set."""
+        name = "PMOVES_ADVERTISE_HOST"
+        return self.checked(name, parse_host) if self.text(name) else None
+
+    def choice(self, name: str, *allowed: str) -> str:
+        """Returns the value, if it is one of those allowed, in lower case."""
+        value = self.text(name).lower()
+        if value not in allowed:
+            raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be {' or '.join(allowed)}")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Returns the value as a whole number within bounds."""
+        value = self.text(name)
+        if value.isascii() and value.isdigit() and len(value) <= 20 and low <= int(value) <= high:
+            return int(value)
+        raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be a whole number from {low} to {high}")
+
+    def seconds(self, name: str, low: float, high: float) -> float:
+        """Returns the value as a number of seconds within bounds."""
+        value = self.text(name)
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not low <= number <= high:
+            raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be {low} to {high} seconds")
+        return number
+
+    def secret(self, name: str) -> Secret | None:
+        """Returns the value as a secret, if it is set."""
+        value = self.text(name)
+        return Secret(value) if value else None
+
+    def path(self, name: str) -> Path | None:
+        """Returns the value as an absolute path, if it is set."""
+        return self.directory(name) if self.text(name) else None
+
+    def directory(self, name: str) -> Path:
+        """Returns the value as an absolute path; `~` is the user's home."""
+        value = self.text(name)
+        try:
+            return self._cwd / Path(value).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be a path ({error})") from None
+
+    def servers(self, name: str, known: _Credentials) -> tuple[tuple[str, ...], _Credentials]:
+        """Returns the server URLs without their credentials, and `known` with these added."""
+        text = self.text(name)
+        servers: list[str] = []
+        for item in text.split(",") if text else ():
+            server, found = _parse_server(name, text, item.strip())
+            if any(found):
+                if any(known) and found != known:
+                    raise ConfigError(name, _redacted(text), "all NATS URLs must carry the same credentials")
+                known = found
+            servers.append(server)
+        return tuple(dict.fromkeys(servers)), known
+
+
+def _read_file(path: Path) -> Mapping[str, str | None]:
+    """Returns the variables of a settings file as they stand; none if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        return dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(ENV_FILE, str(path), f"must be a readable text file ({reason})") from None
+
+
+def _capabilities(text: str, name: str) -> tuple[str, ...]:
+    return parse_capabilities([item for item in text.split(",") if item.strip()], name)
+
+
+def _parse_server(name: str, text: str, item: str) -> tuple[str, _Credentials]:
+    """Returns one server's URL without credentials and with its port, and the credentials."""
+    refused = ConfigError(name, _redacted(text), f"must be {_URL_RULE}")
+    try:
+        parts = urlsplit(item if "://" in item else f"nats://{item}")
+        host = parse_host(parts.hostname or "")
+        usual_port = _URL_PORTS[parts.scheme]
+        port = usual_port if parts.port is None else parts.port
+    except (ValueError, KeyError, InvalidFieldError):
+        raise refused from None
+    websocket = parts.scheme in {"ws", "wss"}
+    if not port or parts.query or parts.fragment or not (websocket or parts.path in {"", "/"}):
+        raise refused
+    path = parts.path if websocket else ""
+    server = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    user = unquote(parts.username or "")
+    if not user:
+        return server, _Credentials(None, None, None)
+    if parts.password is None:
+        return server, _Credentials(None, None, Secret(user))
+    return server, _Credentials(user, Secret(unquote(parts.password)), None)
+
+
+def _redacted(text: str) -> str:
+    """Returns a list of URLs without anything that may be a secret: only what follows the last `@`."""
+    shown = f"***@{text.rpartition('@')[2]}" if "@" in text else text
+    return shown[:_SHOWN_LENGTH_MAX]

@@ -1,0 +1,380 @@
+"""One live connection to one nats-server: from its greeting to its loss, then never again.
+
+nats-py's own reconnecting is not used: it keeps requests waiting whose answers can no longer
+come, and sends late what the caller has given up. When a session is lost, whatever waits on it
+ends at once, and `Connection` makes the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import ssl
+from collections import deque
+from types import TracebackType
+from typing import Any, Final, Self
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
+from pmoves_mesh.log.credentials import Login
+
+CONNECT_TIMEOUT_S: Final = 2.0
+REQUEST_TIMEOUT_S: Final = 2.0
+
+_PING_INTERVAL_S: Final = 2.0
+_PING_TIMEOUT_S: Final = 2
+_CLOSE_TIMEOUT_S: Final = 1.0
+_INBOX_MESSAGES_MAX: Final = 8192
+_NEVER_S: Final = 10**9
+_DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+# nats-py logs tracebacks of errors that it also hands to the callbacks, and those are reported here.
+logging.getLogger("nats").setLevel(logging.CRITICAL + 1)
+
+
+class _Client(Client):
+    """nats-py's client, made to log in with an NKEY by `cryptography`, and never without wanted TLS."""
+
+    def __init__(self, login: Login) -> None:
+        super().__init__()
+        self._public_nkey = login.nkey
+        self._tls_wanted = login.tls is not None
+
+    def _connect_command(self) -> bytes:
+        # This is the moment before the password would leave; nats-py itself would go on in clear text.
+        if self._tls_wanted and not self._server_info.get("tls_required"):
+            raise nats.errors.SecureConnWantedError
+        return super()._connect_command()
+
+
+class Inbox:
+    """The messages of one subscription, in order, in a bounded queue; leaving it unsubscribes.
+
+    When the queue is full, nats-py's own bounded queue fills, then messages are dropped: readers
+    that must not lose any use flow control and sequences.
+
+    Attributes:
+        asked: where the request went whose answers come here.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.asked = ""
+        self._session = session
+        self._messages: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self._denied: RightMissing | None = None
+
+    @property
+    def subject(self) -> str:
+        """What is subscribed to."""
+        return self._subscription.subject if self._subscription else ""
+
+    async def take(self, count_max: int, timeout_s: float | None) -> list[Msg]:
+        """Returns what has arrived, at most `count_max` messages; waits for the first.
+
+        Returns nothing after `timeout_s` seconds without a message; None waits until there is one.
+
+        Raises:
+            LogUnavailable: if the session is lost and everything that had arrived is taken.
+            RightMissing: if the server refuses the subscription.
+        """
+        if not self._messages:
+            self._arrived.clear()
+            if self._denied is not None:
+                raise self._denied
+            self._session.check()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return []
+        messages = self._messages
+        taken = [messages.popleft() for _ in range(min(count_max, len(messages)))]
+        self._room.set()
+        if taken:
+            return taken
+        return await self.take(count_max, timeout_s)
+
+    async def _on_message(self, message: Msg) -> None:
+        while len(self._messages) >= _INBOX_MESSAGES_MAX:
+            self._room.clear()
+            await self._room.wait()
+        self._messages.append(message)
+        self._arrived.set()
+
+    async def open(self, subject: str, queue: str) -> None:
+        """Subscribes; called by `Session.subscribe`."""
+        self._subscription = await self._session.client.subscribe(subject, queue, cb=self._on_message)
+
+    async def ask(self, subject: str, payload: bytes) -> None:
+        """Sends a request whose answers, any number, come into this inbox.
+
+        Raises:
+            LogUnavailable: if the session is lost.
+        """
+        self.asked = subject
+        await self._session.publish(subject, payload, self.subject)
+
+    def wake(self, denied: RightMissing | None = None) -> None:
+        """Ends a wait, because the session is lost or the server refuses the subscription."""
+        self._denied = denied
+        self._arrived.set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.forget(self)
+        if self._subscription is not None and not self._session.lost.is_set():
+            try:
+                await self._subscription.unsubscribe()
+            except nats.errors.Error:
+                return  # the connection broke meanwhile, and the subscription with it
+
+
+class Session:
+    """A connection that is up, until `lost` is set.
+
+    Attributes:
+        url: of the server, without a login.
+        lost: set when the connection is gone; it never comes back.
+        problem: why it is gone, or what the server refused last.
+    """
+
+    def __init__(self, login: Login) -> None:
+        self.url: Final = login.url
+        self.lost: Final = asyncio.Event()
+        self.problem = ""
+        self.client: Final = _Client(login)
+        self._login = login
+        self._tokens = itertools.count(1)
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        self._inboxes: set[Inbox] = set()
+        self._reply_prefix = ""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the server told of itself in its INFO line."""
+        return self.client._server_info  # noqa: SLF001 (nats-py has no accessor for it)
+
+    async def start(self) -> None:
+        """Connects and logs in; on failure `close` must still be called.
+
+        Raises:
+            LogUnavailable: if the server cannot be reached in time.
+            RightMissing: if it refuses the login, or TLS fails.
+        """
+        login = self._login
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self.client.connect(
+                    [login.url],
+                    error_cb=self._on_error,
+                    closed_cb=self._on_closed,
+                    name=login.name,
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    ping_interval=_NEVER_S,
+                    user=login.user,
+                    password=login.password,
+                    token=login.token,
+                    tls=login.tls,
+                    signature_cb=login.sign,
+                    user_jwt_cb=login.jwt,
+                )
+                self._reply_prefix = self.client.new_inbox()
+                await self.client.subscribe(f"{self._reply_prefix}.*", cb=self._on_reply)
+        except TimeoutError:
+            raise LogUnavailable(f"{login.url} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
+        except (OSError, nats.errors.Error) as error:
+            raise self._connect_error(error) from None
+        if not self.client.is_connected:
+            raise LogUnavailable(f"{login.url} closed the connection during the login")
+
+    def _connect_error(self, error: Exception) -> LogError:
+        text = self.problem if isinstance(error, nats.errors.NoServersError) else _text(error)
+        if isinstance(error, ssl.SSLError):
+            return RightMissing(
+                f"a TLS connection to {self.url} ({text})", "check the CA and certificate files"
+            )
+        if isinstance(error, nats.errors.SecureConnWantedError):
+            return RightMissing(
+                f"a TLS connection to {self.url}", "the server offers none; check its tls block"
+            )
+        if "authorization" in text.lower() or "authentication" in text.lower():
+            return RightMissing(
+                f"a login that {self.url} accepts ({text})", "check the user, password, token or file"
+            )
+        return LogUnavailable(f"{self.url} cannot be reached: {text}")
+
+    async def watch(self) -> None:
+        """Returns when the connection is lost; asks the server for a sign of life every 2 s."""
+        pinger = asyncio.create_task(self._ping_until_silent(), name="nats-ping")
+        try:
+            await self.lost.wait()
+        finally:
+            pinger.cancel()
+            await asyncio.wait((pinger,))
+
+    async def _ping_until_silent(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(_PING_INTERVAL_S)
+                await self.client.rtt(timeout=_PING_TIMEOUT_S)
+        except (OSError, nats.errors.Error) as error:
+            self._lose(f"no sign of life ({_text(error)})")
+
+    async def close(self) -> None:
+        """Ends the session and whatever waits on it."""
+        self._lose("closed")
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self.client.close()
+        except (TimeoutError, OSError, nats.errors.Error):
+            return  # a dead peer: the system drops the socket when it gives up sending
+
+    def check(self) -> None:
+        """Returns if the session is up.
+
+        Raises:
+            LogUnavailable: if it is lost.
+        """
+        if self.lost.is_set():
+            raise LogUnavailable(f"the connection to {self.url} is lost: {self.problem}")
+
+    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        """Sends a message; nobody confirms it.
+
+        Raises:
+            LogUnavailable: if the session is lost.
+        """
+        self.check()
+        try:
+            await self.client.publish(subject, payload, reply)
+        except nats.errors.MaxPayloadError:
+            raise LogError(f"{len(payload)} bytes on {subject} are more than the server takes") from None
+        except (OSError, nats.errors.Error) as error:
+            raise LogUnavailable(f"cannot send on {subject}: {_text(error)}") from None
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Msg:
+        """Sends a message and returns the answer, which may be a status such as 503 (no responders).
+
+        Raises:
+            LogUnavailable: if no answer comes in time, or the session is lost.
+            RightMissing: if this user may not publish there.
+        """
+        self.check()
+        token = str(next(self._tokens))
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = (subject, future)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.client.publish(subject, payload, f"{self._reply_prefix}.{token}", headers)
+                return await future
+        except TimeoutError:
+            raise LogUnavailable(f"no answer to {subject} within {timeout_s:g} s") from None
+        except nats.errors.MaxPayloadError:
+            raise LogError(f"{len(payload)} bytes on {subject} are more than the server takes") from None
+        except (OSError, nats.errors.Error) as error:
+            raise LogUnavailable(f"cannot send on {subject}: {_text(error)}") from None
+        finally:
+            self._waiting.pop(token, None)
+
+    async def subscribe(self, subject: str = "", queue: str = "") -> Inbox:
+        """Returns an inbox of what arrives on a subject; without one, on a new unique subject.
+
+        Raises:
+            LogUnavailable: if the session is lost.
+        """
+        self.check()
+        inbox = Inbox(self)
+        try:
+            await inbox.open(subject or self.client.new_inbox(), queue)
+        except (OSError, nats.errors.Error) as error:
+            raise LogUnavailable(f"cannot subscribe: {_text(error)}") from None
+        self._inboxes.add(inbox)
+        return inbox
+
+    def forget(self, inbox: Inbox) -> None:
+        """Drops an inbox that was left."""
+        self._inboxes.discard(inbox)
+
+    async def _on_reply(self, message: Msg) -> None:
+        entry = self._waiting.get(message.subject.rpartition(".")[2])
+        if entry is not None and not entry[1].done():
+            entry[1].set_result(message)
+
+    async def _on_closed(self) -> None:
+        self._lose(self.problem or "the server closed it")
+
+    async def _on_error(self, error: Exception) -> None:
+        self.problem = _text(error)
+        found = _DENIED.search(str(error))
+        if found is None:
+            return
+        # The parser of nats-py has made the text lower-case, so the true subject is looked up.
+        verb, subject = found.groups()
+        if verb == "publish":
+            for asked, future in list(self._waiting.values()):
+                if asked.lower() == subject and not future.done():
+                    future.set_exception(_denied(f"publish on {asked}"))
+            for inbox in self._inboxes:
+                if inbox.asked.lower() == subject:
+                    inbox.wake(_denied(f"publish on {inbox.asked}"))
+        elif subject == f"{self._reply_prefix}.*".lower():
+            self._refuse_all(_denied("subscribe to _INBOX.>"))
+        else:
+            for inbox in self._inboxes:
+                if inbox.subject.lower() == subject:
+                    inbox.wake(_denied(f"subscribe to {_family(inbox.subject)}"))
+
+    def _refuse_all(self, error: RightMissing) -> None:
+        for _, future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(error)
+
+    def _lose(self, problem: str) -> None:
+        if self.lost.is_set():
+            return
+        self.problem = problem
+        self.lost.set()
+        for _, future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(LogUnavailable(f"the connection to {self.url} was lost: {problem}"))
+        for inbox in self._inboxes:
+            inbox.wake()
+
+
+def _denied(right: str) -> RightMissing:
+    return RightMissing(right, "grant it to this user in the nats-server's configuration")
+
+
+def _family(subject: str) -> str:
+    return "_INBOX.>" if subject.startswith("_INBOX.") else subject
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "handshake failed"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).removeprefix("nats: ").strip("'") or type(error).__name__

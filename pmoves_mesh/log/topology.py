@@ -1,0 +1,286 @@
+"""What the mesh keeps on JetStream: its stream, its buckets, its shared consumer; made once, then checked.
+
+Every agent ensures all of it at its start, several at once as may be: creating what is already
+there in the same form changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from pmoves_mesh.core.event import STREAM_SUBJECTS
+from pmoves_mesh.core.names import EVENT_BYTES_MAX
+from pmoves_mesh.errors import ForeignStream, RightMissing, ServerTooOld, StreamInTheWay
+from pmoves_mesh.log import api
+from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
+from pmoves_mesh.log.connection import Connection
+from pmoves_mesh.log.session import Session
+from pmoves_mesh.ports import LogBounds
+
+EVENTS: Final = "MESH_EVENTS"
+REGISTRY: Final = "MESH_REGISTRY"
+IDENTITIES: Final = "MESH_IDENTITIES"
+MATERIALISER: Final = "materialiser"
+
+_SERVER_NEEDED: Final = (2, 11)
+_NANO: Final = 10**9
+_DAY_S: Final = 86400.0
+_GIB: Final = 2**30
+_HEADERS_BYTES_MAX: Final = 4096
+_RECORD_BYTES_MAX: Final = 2 * EVENT_BYTES_MAX
+_DEDUP_WINDOW_S: Final = 120
+_MARKER_TTL_S: Final = 3600
+_ACK_WAIT_S: Final = 30
+_ACKS_PENDING_MAX: Final = 2000
+_CREATE_TIMEOUT_S: Final = 5.0
+
+
+class StreamIdentity(Struct, frozen=True):
+    """Whose events a stream holds.
+
+    Attributes:
+        mesh: the mesh's name.
+        ca_fingerprint: SHA-256 of the mesh's CA certificate (DER), in hex.
+    """
+
+    mesh: str
+    ca_fingerprint: str
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much the stream of events keeps, and on how many servers.
+
+    Attributes:
+        max_age_s: seconds after which an event is dropped.
+        max_bytes: bytes above which the oldest events are dropped.
+        replicas: 1, or 3 on a cluster.
+    """
+
+    max_age_s: float = 30 * _DAY_S
+    max_bytes: int = _GIB
+    replicas: int = 1
+
+
+def bucket_stream(bucket: str) -> str:
+    """Returns the name of the stream behind a bucket."""
+    return f"KV_{bucket}"
+
+
+def bounds_of(info: StreamInfo) -> LogBounds:
+    """Returns which positions a stream holds."""
+    state = info.state
+    first = state.first_seq if state.messages else state.last_seq + 1
+    return LogBounds(first=first, last=state.last_seq, stream_id=info.created)
+
+
+async def ensure(
+    connection: Connection, mesh: str, ca_fingerprint: str, limits: Limits | None = None
+) -> LogBounds:
+    """Makes whatever is missing, checks what is there, and returns the stream's bounds.
+
+    Args:
+        connection: to the mesh's NATS account.
+        mesh: the mesh's name.
+        ca_fingerprint: of its CA certificate.
+        limits: of the stream; by default 30 days and 1 GiB on one server.
+
+    Raises:
+        LogUnavailable: if JetStream does not answer.
+        ServerTooOld: if the nats-server lacks per-message TTL.
+        ForeignStream: if the account holds another mesh, or this one under another CA.
+        StreamInTheWay: if another stream claims a subject that the mesh needs.
+        RightMissing: if JetStream is off, or this user lacks a permission.
+    """
+    session = connection.session()
+    _check_server(session)
+    identity = StreamIdentity(mesh, ca_fingerprint)
+    limits = limits or Limits()
+    info = await _ensure_stream(session, _events(identity, limits), identity)
+    for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
+        await _ensure_stream(session, bucket, identity)
+    await _ensure_materialiser(session)
+    return bounds_of(info)
+
+
+async def peek(connection: Connection) -> StreamIdentity | None:
+    """Returns whose events the account holds, or None if there is no mesh in it yet.
+
+    Raises:
+        LogUnavailable: if JetStream does not answer.
+        RightMissing: if JetStream is off, or this user may not ask.
+        ForeignStream: if there is a stream of the mesh's name that no mesh made.
+    """
+    session = connection.session()
+    _check_server(session)
+    info = await _find(session, EVENTS)
+    return None if info is None else _identity(info, EVENTS)
+
+
+def _check_server(session: Session) -> None:
+    version = str(session.info.get("version", ""))
+    numbers = [int(part) for part in version.split("-", maxsplit=1)[0].split(".")[:2] if part.isdigit()]
+    if tuple(numbers) < _SERVER_NEEDED:
+        raise ServerTooOld(version or "of unknown version", ".".join(map(str, _SERVER_NEEDED)))
+    if not session.info.get("jetstream"):
+        raise RightMissing("JetStream", f"JetStream is not enabled on {session.url}; start it with -js")
+
+
+def _events(identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+    return {
+        "name": EVENTS,
+        "description": "The events of a pmoves-mesh: its only truth",
+        "subjects": list(STREAM_SUBJECTS),
+        "max_age": int(limits.max_age_s * _NANO),
+        "max_bytes": limits.max_bytes,
+        "max_msg_size": EVENT_BYTES_MAX + _HEADERS_BYTES_MAX,
+        "max_msgs": -1,
+        "max_consumers": -1,
+        "discard": "old",
+        "deny_purge": True,
+        "duplicate_window": _DEDUP_WINDOW_S * _NANO,
+        **_common(identity, limits),
+    }
+
+
+def _bucket(name: str, identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+    """Returns the stream behind a bucket whose keys may have a TTL of their own.
+
+    Source: NATS ADR-8 (key-value), ADR-48 (TTL of keys and their markers).
+    """
+    return {
+        "name": bucket_stream(name),
+        "subjects": [f"$KV.{name}.>"],
+        "max_msgs_per_subject": 1,
+        "max_msg_size": _RECORD_BYTES_MAX,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_consumers": -1,
+        "discard": "new",
+        "deny_purge": False,
+        "allow_rollup_hdrs": True,
+        "subject_delete_marker_ttl": _MARKER_TTL_S * _NANO,
+        "duplicate_window": _DEDUP_WINDOW_S * _NANO,
+        **_common(identity, limits),
+    }
+
+
+def _common(identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+    return {
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": limits.replicas,
+        "deny_delete": True,
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "metadata": {"mesh": identity.mesh, "ca": identity.ca_fingerprint},
+    }
+
+
+async def _find(session: Session, stream: str) -> StreamInfo | None:
+    try:
+        return await call(session, f"STREAM.INFO.{stream}", StreamInfo)
+    except Refused as error:
+        if error.err_code == api.STREAM_NOT_FOUND:
+            return None
+        raise
+
+
+async def _ensure_stream(session: Session, config: dict[str, Any], wanted: StreamIdentity) -> StreamInfo:
+    """Returns a stream that is as wanted: found, made or updated."""
+    name = config["name"]
+    info = await _find(session, name) or await _create(session, config)
+    found = _identity(info, name)
+    if found != wanted:
+        raise ForeignStream(_foreign(name, found, wanted))
+    changed = {key for key, value in config.items() if _held(info, key) != value}
+    if not changed:
+        return info
+    body = {**info.config, **config, "metadata": {**info.config["metadata"], **config["metadata"]}}
+    try:
+        return await call(session, f"STREAM.UPDATE.{name}", StreamInfo, body, _CREATE_TIMEOUT_S)
+    except RightMissing:
+        # A node with least privilege takes the stream as whoever may change it has set it.
+        return info
+
+
+def _held(info: StreamInfo, key: str) -> Any:
+    """Returns what a stream's configuration says, as far as it concerns us."""
+    value = info.config.get(key)
+    if key == "metadata" and isinstance(value, dict):
+        return {name: value.get(name) for name in ("mesh", "ca")}
+    return bool(value) if key.startswith(("deny_", "allow_")) else value
+
+
+async def _create(session: Session, config: dict[str, Any]) -> StreamInfo:
+    """Makes a stream, or returns the one that another agent made at the same moment."""
+    name = config["name"]
+    try:
+        return await call(session, f"STREAM.CREATE.{name}", StreamInfo, config, _CREATE_TIMEOUT_S)
+    except Refused as error:
+        if error.err_code == api.SUBJECTS_OVERLAP:
+            await _raise_in_the_way(session, config)
+        if error.err_code != api.STREAM_NAME_IN_USE:
+            raise
+    return await call(session, f"STREAM.INFO.{name}", StreamInfo)
+
+
+async def _raise_in_the_way(session: Session, config: dict[str, Any]) -> None:
+    for subject in config["subjects"]:
+        for other in await streams_on(session, subject):
+            if other != config["name"]:
+                claimed = await call(session, f"STREAM.INFO.{other}", StreamInfo)
+                raise StreamInTheWay(other, tuple(claimed.config.get("subjects", ())))
+
+
+async def streams_on(session: Session, subject: str) -> list[str]:
+    """Returns the names of the streams that claim a subject, or a part of it.
+
+    Raises:
+        LogUnavailable: if JetStream does not answer.
+        RightMissing: if this user may not ask.
+    """
+    found = await call(session, "STREAM.NAMES", StreamNames, {"subject": subject})
+    return found.streams or []
+
+
+async def _ensure_materialiser(session: Session) -> None:
+    config = {
+        "durable_name": MATERIALISER,
+        "name": MATERIALISER,
+        "description": "Hands each event to one agent, which writes it to the bucket",
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": _ACK_WAIT_S * _NANO,
+        "max_deliver": -1,
+        "max_ack_pending": _ACKS_PENDING_MAX,
+        "replay_policy": "instant",
+    }
+    verb = f"{EVENTS}.{MATERIALISER}"
+    try:
+        await call(session, f"CONSUMER.INFO.{verb}", ConsumerInfo)
+    except Refused:
+        body = {"stream_name": EVENTS, "config": config}
+        await call(session, f"CONSUMER.CREATE.{verb}", Done, body, _CREATE_TIMEOUT_S)
+
+
+def _identity(info: StreamInfo, name: str) -> StreamIdentity:
+    metadata = info.config.get("metadata") or {}
+    if "mesh" not in metadata or "ca" not in metadata:
+        raise ForeignStream(
+            f"stream {name} was not made by a pmoves-mesh; remove it, or give the mesh its own NATS account"
+        )
+    return StreamIdentity(metadata["mesh"], metadata["ca"])
+
+
+def _foreign(name: str, found: StreamIdentity, wanted: StreamIdentity) -> str:
+    if found.mesh != wanted.mesh:
+        return (
+            f"this NATS account already holds mesh {found.mesh!r} (stream {name}), not {wanted.mesh!r}; "
+            "set PMOVES_MESH_NAME to it, or give this mesh its own account"
+        )
+    return (
+        f"mesh {found.mesh!r} (stream {name}) is under the CA {found.ca_fingerprint[:16]}, "
+        f"not {wanted.ca_fingerprint[:16]}; join it with a token, or name this mesh differently"
+    )

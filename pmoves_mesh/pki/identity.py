@@ -1,0 +1,79 @@
+"""A node's identity: a certificate of the mesh together with its private key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pmoves_mesh.core.trust import Signer, Trust
+from pmoves_mesh.errors import PkiError, UntrustedIssuer
+
+_ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+
+
+class Identity:
+    """Who a node is, and what it signs with; implements `SigningIdentity`.
+
+    Attributes:
+        id: the SPIFFE ID.
+        fingerprint: SHA-256 of the certificate (DER), in hex.
+        certificate_der: the certificate as others are given it.
+        not_after_ms: when the certificate ends, unix milliseconds.
+        renew_after_ms: when two thirds of its time are over, unix milliseconds.
+    """
+
+    def __init__(
+        self, signer: Signer, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    ) -> None:
+        self.certificate: Final = certificate
+        self.certificate_der: Final = certificate.public_bytes(Encoding.DER)
+        self.key: Final = key
+        self.id: Final = signer.id
+        self.fingerprint: Final = signer.fingerprint
+        self.not_after_ms: Final = signer.not_after_ms
+        self.renew_after_ms: Final = (
+            signer.not_before_ms + (signer.not_after_ms - signer.not_before_ms) * 2 // 3
+        )
+
+    def sign(self, statement: bytes) -> bytes:
+        """Returns the ECDSA P-256 signature of SHA-256 of `statement`, DER-encoded.
+
+        Source: FIPS 186-5.
+        """
+        return self.key.sign(statement, _ALGORITHM)
+
+    def covers(self, dns_names: Iterable[str], addresses: Iterable[IPv4Address | IPv6Address]) -> bool:
+        """Returns whether the certificate bears all these names and addresses."""
+        names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return set(dns_names) <= set(names.get_values_for_type(x509.DNSName)) and set(addresses) <= set(
+            names.get_values_for_type(x509.IPAddress)
+        )
+
+
+def verified_identity(
+    mesh: str,
+    node: str,
+    roots: Sequence[x509.Certificate],
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> Identity:
+    """Returns the identity of `node`, once it is known that the mesh believes it. It may have expired.
+
+    Raises:
+        PkiError: if the certificate is another node's, does not chain to a root, or has another key.
+    """
+    if certificate.public_key() != key.public_key():
+        raise PkiError("the key does not belong to the certificate")
+    try:
+        signer = Trust(mesh, roots).admit(certificate.public_bytes(Encoding.DER))
+    except UntrustedIssuer as error:
+        raise PkiError(str(error)) from None
+    if signer.kind != "node" or signer.name != node:
+        raise PkiError(f"the certificate is that of {signer.id}")
+    return Identity(signer, certificate, key)

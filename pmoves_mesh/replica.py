@@ -1,0 +1,212 @@
+"""The replica: the one loop that folds the log into this agent's registry and feeds its readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from pmoves_mesh.core import envelope, projection, records
+from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.projection import Change
+from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, ReplicaBehindError
+from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage
+from pmoves_mesh.verifier import Verifier
+
+_log: Final = structlog.get_logger(__name__)
+
+_RETRY_S: Final = 0.1
+_YIELD_EVERY: Final = 64
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What a subscriber is told: an event that changed something, and what it changed."""
+
+    verified: VerifiedEvent
+    change: Change
+    position: int
+
+
+class Replica:
+    """This agent's copy of the registry.
+
+    Attributes:
+        registry: the copy itself; only this class changes it.
+        stream_id: which stream its positions count in.
+        outcomes: how many events were applied, repeated, outdated.
+        verifier: what the events come through; it counts those that are refused.
+        gaps: how many links in nodes' chains were missing.
+    """
+
+    def __init__(self, verifier: Verifier, log: EventLog, bucket: Bucket, clock: Clock) -> None:
+        self.registry = Registry()
+        self.stream_id = ""
+        self.verifier: Final = verifier
+        self.outcomes: Final[Counter[str]] = Counter()
+        self.gaps = 0
+        self._log = log
+        self._bucket = bucket
+        self._clock = clock
+        self._pending: int | None = None
+        self._current_s: float | None = None
+        self._moved = asyncio.Condition()
+        self._subscribers: set[Callable[[Applied], None]] = set()
+        self._missing: set[InstanceKey] = set()
+
+    @property
+    def position(self) -> int:
+        """The last position of the stream that was folded in."""
+        return self.registry.position
+
+    @property
+    def is_current(self) -> bool:
+        """Whether everything the stream holds was folded in, and the log can be reached."""
+        return self._pending == 0 and self._log.connected
+
+    @property
+    def stale_s(self) -> float | None:
+        """Seconds since this replica was last current; None if it never was; 0 if it is now."""
+        if self.is_current:
+            return 0.0
+        return None if self._current_s is None else self._clock.monotonic_s() - self._current_s
+
+    async def run(self) -> None:
+        """Follows the log for ever, from the position the registry is at.
+
+        Raises:
+            SequenceGap: if the stream no longer continues this registry.
+            LogError: if the stream is gone.
+        """
+        async for batch in self._log.tail(self.registry.position):
+            for index, message in enumerate(batch.messages):
+                await self._fold(message)
+                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
+            self._pending = batch.pending
+            if self.is_current:
+                self._current_s = self._clock.monotonic_s()
+                await self._fetch_missing()
+            async with self._moved:
+                self._moved.notify_all()
+
+    async def wait_position(self, position: int, timeout_s: float) -> None:
+        """Waits until the replica has folded in `position`.
+
+        Raises:
+            ReplicaBehindError: if it has not within `timeout_s`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.registry.position >= position)
+        except TimeoutError:
+            raise ReplicaBehindError(self.registry.position, position) from None
+
+    async def wait_current(self, timeout_s: float) -> bool:
+        """Waits until the replica is current, and returns whether it became so in time."""
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.is_current)
+        except TimeoutError:
+            return False
+        return True
+
+    @contextmanager
+    def subscribed(self, callback: Callable[[Applied], None]) -> Iterator[None]:
+        """Calls `callback` for each event that changes something, in order, while the context lasts.
+
+        It is called inside the loop that folds, so it must neither wait nor raise.
+        """
+        self._subscribers.add(callback)
+        try:
+            yield
+        finally:
+            self._subscribers.discard(callback)
+
+    def apply_own(self, sealed: SealedEvent) -> None:
+        """Folds in an event of this node that is durable here and on its way to the stream.
+
+        What a service registers is found locally at once, whether or not the log can be reached.
+        """
+        now_ms = self._clock.now_ms()
+        for verified in envelope.unseal(sealed, self.verifier.trust, time_ms=now_ms, position=0):
+            self._apply(verified, position=0, time_ms=now_ms)
+
+    def restore(self, registry: Registry, stream_id: str) -> None:
+        """Begins from a registry that was saved earlier, instead of an empty one."""
+        self.registry = registry
+        self.stream_id = stream_id
+
+    async def restore_from_bucket(self, floor: int) -> int:
+        """Begins from the registry bucket, complete up to `floor`, and returns how many keys it held.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        await self.verifier.admit_all()
+        held = [record async for record in _records(self._bucket)]
+        held.sort(key=lambda record: record.position)
+        for record in held:
+            if record.announce is not None:
+                await self._fold_record(record.announce)
+            await self._fold_record(record)
+        self.registry.position = floor
+        return len(held)
+
+    async def _fold(self, message: LogMessage) -> None:
+        try:
+            events = await self._unsealed(message)
+        except RemoteProtocolError as error:
+            self.registry.position = max(self.registry.position, message.position)
+            self.verifier.refuse(message, error)
+            return
+        for verified in events:
+            self._apply(verified, position=message.position, time_ms=message.time_ms)
+
+    async def _unsealed(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
+        """Waits for the log where a certificate must come from it: no event is refused for an outage."""
+        while True:
+            try:
+                return await self.verifier.unseal(message)
+            except LogUnavailable:
+                await self._clock.sleep(_RETRY_S)
+
+    async def _fold_record(self, record: records.Record) -> None:
+        await self._fold(LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms))
+
+    def _apply(self, verified: VerifiedEvent, *, position: int, time_ms: int) -> None:
+        change = projection.apply(self.registry, verified, position=position, time_ms=time_ms)
+        self.outcomes[change.outcome] += 1
+        self.gaps += change.gap
+        self._missing.update(change.missing)
+        if change.instances or change.nodes:
+            applied = Applied(verified=verified, change=change, position=position)
+            for callback in tuple(self._subscribers):
+                callback(applied)
+
+    async def _fetch_missing(self) -> None:
+        """Fetches from the bucket what a manifest lists and the stream did not bring."""
+        for key in tuple(self._missing):
+            self._missing.discard(key)
+            node = self.registry.nodes.get(key.node)
+            if node is None or key not in node.missing:
+                continue
+            try:
+                entry = await self._bucket.get(records.instance_key(key))
+            except LogUnavailable:
+                self._missing.add(key)
+                return
+            if entry is not None and (record := records.readable(entry.value)) is not None:
+                await self._fold_record(record)
+
+
+async def _records(bucket: Bucket) -> AsyncIterator[records.Record]:
+    async for entry in bucket.load():
+        if (record := records.readable(entry.value)) is not None:
+            yield record

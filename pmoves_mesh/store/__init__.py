@@ -1,0 +1,1 @@
+"""What a node must not forget: its counters, its registrations, its unsent events and its snapshot."""

@@ -1,0 +1,121 @@
+"""The verifier: fetches the certificates that events name, and keeps account of what it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from pmoves_mesh.core import envelope
+from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.trust import Trust
+from pmoves_mesh.errors import MalformedEvent, RemoteProtocolError, UntrustedIssuer
+from pmoves_mesh.ports import Bucket, Clock, LogMessage
+
+_log: Final = structlog.get_logger(__name__)
+
+_COMPLAINT_EVERY_S: Final = 60.0
+_COMPLAINERS_MAX: Final = 1000
+_UNKNOWN_KEPT_S: Final = 5.0
+_UNKNOWN_MAX: Final = 10_000
+
+
+class Rejection(Struct, frozen=True, kw_only=True):
+    """An event that was not accepted, for whoever asks why."""
+
+    position: int
+    subject: str
+    reason: str
+    detail: str
+
+
+class Verifier:
+    """Turns what the log holds into events that may be applied.
+
+    Attributes:
+        trust: the identities of this mesh.
+        rejected: how many events were not accepted, by reason.
+        rejections: the latest of those.
+    """
+
+    def __init__(
+        self, trust: Trust, identities: Bucket, clock: Clock, *, accept_unsigned: bool = False
+    ) -> None:
+        self.trust: Final = trust
+        self.accept_unsigned: Final = accept_unsigned
+        self.rejected: Final[Counter[str]] = Counter()
+        self.rejections: Final[deque[Rejection]] = deque(maxlen=100)
+        self._identities = identities
+        self._clock = clock
+        self._unknown: dict[str, float] = {}
+        self._complained: dict[tuple[str, str], float] = {}
+
+    async def unseal(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
+        """Returns what a message states; its signer's certificate is fetched if it is not known yet.
+
+        Raises:
+            RemoteProtocolError: if it is not accepted.
+            LogUnavailable: if the signer's certificate cannot be fetched now.
+        """
+        name = envelope.signer_of(message.sealed)
+        if name is not None and self.trust.signer(name) is None:
+            await self._fetch(name)
+        return envelope.unseal(
+            message.sealed,
+            self.trust,
+            time_ms=message.time_ms,
+            position=message.position,
+            accept_unsigned=self.accept_unsigned,
+        )
+
+    async def admit_all(self) -> None:
+        """Admits every certificate that the mesh knows, so that they need not be fetched one by one.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        async for entry in self._identities.load():
+            self._admit(entry.value)
+
+    def refuse(self, message: LogMessage, error: RemoteProtocolError) -> None:
+        """Counts an event that was not accepted; logs it once per signer, reason and minute."""
+        self.rejected[error.reason] += 1
+        sealed = message.sealed
+        detail = str(error)[:300]
+        self.rejections.append(
+            Rejection(position=message.position, subject=sealed.subject, reason=error.reason, detail=detail)
+        )
+        self._complain(error.reason, envelope.signer_of(sealed) or "unsigned", detail)
+
+    async def _fetch(self, name: str) -> None:
+        """Looks a certificate up, unless that was tried in vain a moment ago."""
+        if not (len(name) == 64 and name.isascii() and name.isalnum()):
+            raise MalformedEvent(envelope.SIGNER, "is not a SHA-256 fingerprint in hex")
+        now_s = self._clock.monotonic_s()
+        if now_s - self._unknown.get(name, -_UNKNOWN_KEPT_S) < _UNKNOWN_KEPT_S:
+            return
+        entry = await self._identities.get(name)
+        if entry is None or not self._admit(entry.value):
+            if len(self._unknown) >= _UNKNOWN_MAX:
+                self._unknown.clear()
+            self._unknown[name] = now_s
+
+    def _admit(self, der: bytes) -> bool:
+        try:
+            self.trust.admit(der)
+        except UntrustedIssuer as error:
+            self._complain("identity", error.signer, str(error)[:300])
+            return False
+        return True
+
+    def _complain(self, reason: str, who: str, detail: str) -> None:
+        now_s = self._clock.monotonic_s()
+        key = (reason, who[:64])
+        if now_s - self._complained.get(key, -_COMPLAINT_EVERY_S) < _COMPLAINT_EVERY_S:
+            return
+        if len(self._complained) >= _COMPLAINERS_MAX:
+            self._complained.clear()
+        self._complained[key] = now_s
+        _log.warning("event rejected", reason=reason, signer=who[:64], detail=detail)

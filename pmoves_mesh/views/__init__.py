@@ -1,0 +1,1 @@
+"""What readers see of the mesh: each view reads the replica, and none reads another."""

@@ -1,0 +1,1 @@
+"""The HTTP view: discovery and registration as JSON."""

@@ -1,0 +1,176 @@
+"""What callers send: parameters and bodies, read tolerantly and refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from pmoves_mesh.core.names import BODY_BYTES_MAX, Mode, parse_capabilities, parse_label, shown
+from pmoves_mesh.core.query import Filter
+from pmoves_mesh.core.registration import Registration, parse_registration
+from pmoves_mesh.errors import InvalidFieldError
+from pmoves_mesh.views.http.shapes import Wanted
+
+BODY_TIMEOUT_S: Final = 10.0
+NESTING_MAX: Final = 64
+
+_TRUE: Final = frozenset({"", "true", "1", "yes"})
+_FALSE: Final = frozenset({"false", "0", "no"})
+_POSITION_DIGITS_MAX: Final = 18
+
+
+class BodyNotJsonError(InvalidFieldError):
+    """The body is not JSON at all, so that no field of it could be at fault."""
+
+
+def parse_filter(request: web.Request) -> Filter:
+    """Returns which instances a listing asks for; an empty parameter counts as absent.
+
+    Raises:
+        InvalidFieldError: if a parameter has a value that nothing can have.
+    """
+    names = [
+        name for value in request.query.getall("capability", ()) for name in value.split(",") if name.strip()
+    ]
+    return Filter(
+        name=parse_name(request, "name"),
+        node=parse_name(request, "node"),
+        mode=_parse_mode(request.query.get("mode", "")),
+        capabilities=parse_capabilities([name for name in names if name.strip()], "capability"),
+        healthy_only=_parse_flag(request, "healthy_only"),
+    )
+
+
+def parse_name(request: web.Request, parameter: str) -> str | None:
+    """Returns the service or node that a parameter names, or None if it is absent or empty.
+
+    Raises:
+        InvalidFieldError: if it is not a DNS label.
+    """
+    value = request.query.get(parameter, "")
+    return parse_label(value, parameter) if value.strip() else None
+
+
+def parse_position(request: web.Request) -> int:
+    """Returns the position that a read must have reached; 0 if none is asked for.
+
+    Raises:
+        InvalidFieldError: if it is not a position.
+    """
+    value = request.query.get("min_position", "").strip()
+    if not value:
+        return 0
+    if not (value.isascii() and value.isdigit() and len(value) <= _POSITION_DIGITS_MAX):
+        raise InvalidFieldError("min_position", f"{shown(value)} is not a position of the stream")
+    return int(value)
+
+
+def parse_wait(request: web.Request) -> bool:
+    """Returns whether a write is answered only when it is in the stream and applied here.
+
+    Raises:
+        InvalidFieldError: if `wait` is anything but `none`.
+    """
+    value = request.query.get("wait", "").strip().lower()
+    if value not in {"", "none"}:
+        raise InvalidFieldError("wait", f"{shown(value)} is not none")
+    return not value
+
+
+def registration(body: bytes) -> Registration:
+    """Returns what the body of `POST /api/services` asks for.
+
+    Raises:
+        BodyNotJsonError: if it is not JSON.
+        InvalidFieldError: if a field is wrong.
+    """
+    try:
+        wanted = parse_registration(body)
+    except InvalidFieldError:
+        _check_json(body)
+        raise
+    if not _nests_within(wanted.metadata, NESTING_MAX):
+        raise InvalidFieldError("metadata", f"nests deeper than {NESTING_MAX} levels")
+    return wanted
+
+
+def capabilities(body: bytes) -> tuple[str, ...]:
+    """Returns what the body of `POST /api/discover` asks for: an object, a bare list, or one name.
+
+    Raises:
+        BodyNotJsonError: if it is not JSON.
+        InvalidFieldError: if it is something else, or names what cannot be a capability.
+    """
+    _check_json(body)
+    try:
+        wanted = msgspec.json.decode(body, type=Wanted | list[str] | str)
+    except msgspec.ValidationError as error:
+        problem, _, _ = str(error).partition(" - at `")
+        raise InvalidFieldError("capabilities", problem) from None
+    names = wanted.capabilities if isinstance(wanted, Wanted) else wanted
+    return parse_capabilities([names] if isinstance(names, str) else names)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Returns the body, whatever its content type.
+
+    Raises:
+        HTTPException: 413 above 1 MiB, 408 if it does not arrive within 10 s, 400 if its framing is broken.
+    """
+    size = request.content_length
+    if size is not None and size > BODY_BYTES_MAX:
+        raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, size)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise web.HTTPBadRequest(text="the body is not framed as HTTP says") from None
+    return bytes(body)
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        return  # JSON, but a number in it is out of range
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BodyNotJsonError("body", f"not JSON ({error})") from None
+
+
+def _nests_within(value: object, levels: int) -> bool:
+    """Returns whether a JSON value nests at most `levels` deep, so that any reader can take it."""
+    if isinstance(value, dict):
+        return levels > 0 and all(_nests_within(item, levels - 1) for item in value.values())
+    if isinstance(value, list):
+        return levels > 0 and all(_nests_within(item, levels - 1) for item in value)
+    return True
+
+
+def _parse_mode(value: str) -> Mode | None:
+    match value.strip().lower():
+        case "":
+            return None
+        case "docked":
+            return "docked"
+        case "standalone":
+            return "standalone"
+        case _:
+            raise InvalidFieldError("mode", f"{shown(value)} is neither docked nor standalone")
+
+
+def _parse_flag(request: web.Request, parameter: str) -> bool:
+    """Returns whether a flag is set; naming it without a value sets it."""
+    value = request.query.get(parameter, "false").strip().lower()
+    if value not in _TRUE | _FALSE:
+        raise InvalidFieldError(parameter, f"{shown(value)} is neither true nor false")
+    return value in _TRUE

@@ -1,0 +1,109 @@
+"""The routes that read: each asks the replica and encodes what it says."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+import pmoves_mesh
+from pmoves_mesh.core import query
+from pmoves_mesh.core.query import Filter
+from pmoves_mesh.errors import NodeNotFound, ServiceNotFound
+from pmoves_mesh.views.http import inputs, listing
+from pmoves_mesh.views.http.answers import Answer, encode
+from pmoves_mesh.views.http.facade import FACADE, Facade
+from pmoves_mesh.views.http.problems import PROBLEM_JSON, problem_of
+from pmoves_mesh.views.http.shapes import Health, Index, Ready
+
+ENDPOINTS: Final = web.AppKey("endpoints", dict[str, str])
+OPENAPI: Final = web.AppKey("openapi", bytes)
+
+
+async def index(request: web.Request) -> Answer:
+    """Answers `GET /`."""
+    facade = request.app[FACADE]
+    mesh = facade.replica.verifier.trust.mesh
+    found = Index(
+        name="service-registry",
+        mesh=mesh,
+        node=facade.node,
+        version=pmoves_mesh.__version__,
+        endpoints=request.app[ENDPOINTS],
+    )
+    return Answer(parts=[encode(found)])
+
+
+async def services(request: web.Request) -> Answer:
+    """Answers `GET /api/services`."""
+    registry = request.app[FACADE].replica.registry
+    found = await listing.found(registry, inputs.parse_filter(request))
+    return Answer(parts=listing.body({"count": found.count}, services=found))
+
+
+async def service(request: web.Request) -> Answer:
+    """Answers `GET /api/services/{name}`."""
+    facade = request.app[FACADE]
+    registry = facade.replica.registry
+    name = request.match_info["name"].lower()
+    entries = query.resolve(registry, name, node=facade.node)
+    if not entries:
+        raise ServiceNotFound(name)
+    best = query.instance_view(registry, entries[0])
+    return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
+
+
+async def discover(request: web.Request) -> Answer:
+    """Answers `POST /api/discover`."""
+    wanted = inputs.capabilities(await inputs.read_body(request))
+    facade = request.app[FACADE]
+    registry = facade.replica.registry
+    found = await listing.instances(registry, query.discover(registry, wanted, node=facade.node))
+    return Answer(parts=listing.body({"count": found.count}, services=found))
+
+
+async def nodes(request: web.Request) -> Answer:
+    """Answers `GET /api/nodes`."""
+    found = await listing.nodes(request.app[FACADE].replica.registry)
+    return Answer(parts=listing.body({"count": found.count}, nodes=found))
+
+
+async def node(request: web.Request) -> Answer:
+    """Answers `GET /api/nodes/{name}`."""
+    registry = request.app[FACADE].replica.registry
+    name = request.match_info["name"].lower()
+    held = registry.nodes.get(name)
+    if held is None:
+        raise NodeNotFound(name)
+    view = query.node_view(held)
+    return Answer(parts=listing.body(view, services_detail=await listing.found(registry, Filter(node=name))))
+
+
+async def status(request: web.Request) -> Answer:
+    """Answers `GET /api/status`."""
+    facade: Facade = request.app[FACADE]
+    registry = facade.replica.registry
+    head: dict[str, object] = {"registry": facade.describe()}
+    found = await listing.found(registry, Filter())
+    return Answer(parts=listing.body(head, services=found, nodes=await listing.nodes(registry)))
+
+
+async def healthz(_: web.Request) -> Answer:
+    """Answers `GET /healthz`: the process runs, whatever its replica knows."""
+    return Answer(parts=[encode(Health())])
+
+
+async def readyz(request: web.Request) -> Answer:
+    """Answers `GET /readyz`: 200 when the replica is current, else 503."""
+    replica = request.app[FACADE].replica
+    if replica.is_current:
+        return Answer(parts=[encode(Ready(position=replica.position, stale_s=0.0))])
+    problem = problem_of(503, "this replica is not current", position=replica.position)
+    problem = msgspec.structs.replace(problem, stale_s=replica.stale_s)
+    return Answer(parts=[encode(problem)], status=503, content_type=PROBLEM_JSON)
+
+
+async def openapi(request: web.Request) -> Answer:
+    """Answers `GET /openapi.json`."""
+    return Answer(parts=[request.app[OPENAPI]])

@@ -1,0 +1,195 @@
+"""The table of routes: what the server answers, and what `/openapi.json` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
+from pmoves_mesh.core.registration import Registration
+from pmoves_mesh.views.http import reads, writes
+from pmoves_mesh.views.http.answers import Answer
+from pmoves_mesh.views.http.shapes import (
+    Health,
+    Index,
+    NodeAnswer,
+    NodeList,
+    Problem,
+    Ready,
+    Registered,
+    ServiceAnswer,
+    ServiceList,
+    Status,
+    Unregistered,
+    Wanted,
+)
+
+
+class Parameter(Struct, frozen=True, kw_only=True):
+    """What a caller may put into the query, or must put into the path.
+
+    Attributes:
+        type: of the value.
+    """
+
+    name: str
+    where: Literal["query", "path"] = "query"
+    type: Any
+    meaning: str
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One route.
+
+    Attributes:
+        answers: the type of the body for each status; None where it has none of ours.
+        body: the type of the request's body; None if it has none.
+        waits: whether `min_position` is heeded.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handle: Callable[[web.Request], Awaitable[Answer]]
+    summary: str
+    answers: Mapping[int, Any]
+    parameters: tuple[Parameter, ...] = ()
+    body: Any = None
+    waits: bool = False
+
+
+MIN_POSITION: Final = Parameter(
+    name="min_position",
+    type=Annotated[int, Meta(ge=0)],
+    meaning="Wait up to 5 s until this replica has reached that position of the stream.",
+)
+_WAIT: Final = Parameter(
+    name="wait",
+    type=Literal["none"],
+    meaning="`none` answers as soon as the change is durable in this node's outbox.",
+)
+_SERVICE: Final = Parameter(name="name", where="path", type=Label, meaning="The service's name.")
+_NODE: Final = Parameter(name="node", type=Label, meaning="The node's name.")
+_FILTER: Final = (
+    Parameter(name="mode", type=Mode, meaning="Only instances of this mode."),
+    Parameter(
+        name="capability",
+        type=list[Capability],
+        meaning="Only instances with all of these; may be repeated, or a comma list.",
+    ),
+    Parameter(
+        name="healthy_only",
+        type=bool,
+        meaning="Only instances that are healthy and can be discovered; also 1, yes, 0, no.",
+    ),
+    _NODE,
+    Parameter(name="name", type=Label, meaning="Only instances of this service."),
+)
+
+ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/",
+        handle=reads.index,
+        summary="Name this registry and its endpoints.",
+        answers={200: Index},
+    ),
+    Route(
+        method="GET",
+        path="/api/services",
+        handle=reads.services,
+        summary="List the instances that are registered, lost nodes' included.",
+        answers={200: ServiceList, 422: Problem},
+        parameters=_FILTER,
+        waits=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/services",
+        handle=writes.register,
+        summary="Register an instance on this node, or update it; any content type.",
+        answers=dict.fromkeys((200, 202), Registered)
+        | dict.fromkeys((400, 404, 408, 413, 422, 503, 507), Problem),
+        parameters=(_WAIT,),
+        body=Registration,
+    ),
+    Route(
+        method="GET",
+        path="/api/services/{name}",
+        handle=reads.service,
+        summary="Find the best instance of a service, and all that can be discovered.",
+        answers={200: ServiceAnswer, 404: Problem},
+        parameters=(_SERVICE,),
+        waits=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/api/services/{name}",
+        handle=writes.deregister,
+        summary="Remove this node's instances of a service, or one of them.",
+        answers=dict.fromkeys((200, 202), Unregistered) | dict.fromkeys((404, 409, 422, 503), Problem),
+        parameters=(
+            _SERVICE,
+            _NODE,
+            Parameter(name="id", type=InstanceId, meaning="Only this instance."),
+            _WAIT,
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/api/discover",
+        handle=reads.discover,
+        summary="Find the instances with all of some capabilities, best first; any content type.",
+        answers={200: ServiceList} | dict.fromkeys((400, 408, 413, 422), Problem),
+        body=Wanted | list[str] | str,
+        waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/status",
+        handle=reads.status,
+        summary="Show the whole mesh as this agent sees it.",
+        answers={200: Status},
+        waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/nodes",
+        handle=reads.nodes,
+        summary="List the nodes of the mesh.",
+        answers={200: NodeList},
+        waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/nodes/{name}",
+        handle=reads.node,
+        summary="Show one node and its instances.",
+        answers={200: NodeAnswer, 404: Problem},
+        parameters=(Parameter(name="name", where="path", type=Label, meaning="The node's name."),),
+        waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handle=reads.healthz,
+        summary="Tell that this agent runs.",
+        answers={200: Health},
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handle=reads.readyz,
+        summary="Tell whether this agent's replica is current.",
+        answers={200: Ready, 503: Problem},
+    ),
+    Route(
+        method="GET",
+        path="/openapi.json",
+        handle=reads.openapi,
+        summary="Describe this API.",
+        answers={200: dict[str, Any]},
+    ),
+)

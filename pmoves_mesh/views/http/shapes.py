@@ -1,0 +1,117 @@
+"""The bodies of the answers, as types: what `/openapi.json` publishes and clients can decode with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from pmoves_mesh.core.query import InstanceView, NodeView
+from pmoves_mesh.views.http.facade import RegistryFacts
+
+
+class Index(Struct, frozen=True, kw_only=True):
+    """Which registry this is, and what can be asked.
+
+    Attributes:
+        name: the service's name, as in `/healthz`.
+        node: the node that answers.
+        endpoints: what each route does, by method and path.
+    """
+
+    name: str
+    mesh: str
+    node: str
+    version: str
+    endpoints: dict[str, str]
+
+
+class ServiceList(Struct, frozen=True, kw_only=True):
+    """Instances, and how many there are."""
+
+    count: int
+    services: list[InstanceView]
+
+
+class ServiceAnswer(InstanceView, frozen=True, kw_only=True):
+    """A service: its best instance's fields, and every instance that can be discovered, best first."""
+
+    instances: list[InstanceView]
+
+
+class NodeList(Struct, frozen=True, kw_only=True):
+    """Nodes, and how many there are."""
+
+    count: int
+    nodes: list[NodeView]
+
+
+class NodeAnswer(NodeView, frozen=True, kw_only=True):
+    """A node, and its instances in full: `services` has their names, `instances` counts them."""
+
+    services_detail: list[InstanceView]
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """The whole mesh as this agent sees it."""
+
+    registry: RegistryFacts
+    services: list[InstanceView]
+    nodes: list[NodeView]
+
+
+class Registered(Struct, frozen=True, kw_only=True):
+    """The instance as it is registered now; its `position` is 0 while it waits in the outbox."""
+
+    status: Literal["registered"] = "registered"
+    service: InstanceView
+
+
+class Unregistered(Struct, frozen=True, kw_only=True):
+    """The service's name, of which instances were removed."""
+
+    status: Literal["unregistered"] = "unregistered"
+    name: str
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """This agent runs."""
+
+    status: Literal["healthy"] = "healthy"
+    service: Literal["service-registry"] = "service-registry"
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """This agent's replica is current."""
+
+    status: Literal["ready"] = "ready"
+    position: int
+    stale_s: float
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """The body of `POST /api/discover`, unless it is the bare list."""
+
+    capabilities: list[str] | str
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was not served.
+
+    Attributes:
+        field: the field or parameter at fault.
+        nodes: who owns what the caller tried to change.
+        position: how far this replica is.
+        stale_s: seconds since this replica was last current; null if it never was.
+
+    Source: RFC 9457 section 3.
+    """
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | UnsetType = UNSET
+    nodes: tuple[str, ...] | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    stale_s: float | UnsetType | None = UNSET

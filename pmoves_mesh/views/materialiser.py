@@ -1,0 +1,156 @@
+"""The materialiser: keeps the registry bucket equal to what the stream says.
+
+All agents share one durable consumer, so each event is written by one of them and no leader is
+needed. The replica decides what holds; the compare-and-set on the key's revision makes it right
+in any order. An event is acknowledged once its key is written, so the consumer's ack floor is
+the position up to which the bucket is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from pmoves_mesh.core import records
+from pmoves_mesh.core.event import Event, NodeAnnounced, Stated
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.records import Record
+from pmoves_mesh.errors import (
+    LogError,
+    RemoteProtocolError,
+    ReplicaBehindError,
+    SequenceConflict,
+)
+from pmoves_mesh.ports import Bucket, Clock, Delivery, LogMessage, WorkQueue
+from pmoves_mesh.replica import Replica
+
+_log: Final = structlog.get_logger(__name__)
+
+_BATCH_MAX: Final = 256
+_FETCH_S: Final = 5.0
+_BEHIND_S: Final = 5.0
+_RETRY_S: Final = 0.25
+_CONFLICTS_MAX: Final = 20
+
+
+class Materialiser:
+    """Writes what its replica accepted into the bucket.
+
+    Attributes:
+        written: how many keys it wrote.
+        conflicts: how often another agent was quicker.
+    """
+
+    def __init__(self, queue: WorkQueue, bucket: Bucket, replica: Replica, clock: Clock) -> None:
+        self.written = 0
+        self.conflicts = 0
+        self._queue = queue
+        self._bucket = bucket
+        self._replica = replica
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Takes events from the shared queue for ever; an outage of the log is waited out."""
+        while True:
+            try:
+                deliveries = await self._queue.fetch(_BATCH_MAX, _FETCH_S)
+                await self._write_all(deliveries)
+            except (LogError, ReplicaBehindError) as error:
+                # What was not acknowledged is handed out again, here or elsewhere.
+                _log.debug("materialiser waits", detail=str(error))
+                await self._clock.sleep(_RETRY_S)
+
+    async def _write_all(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        await self._replica.wait_position(deliveries[-1].message.position, _BEHIND_S)
+        # Events for different keys are independent; those for one key go in their order.
+        by_key: dict[str, list[tuple[LogMessage, Event]]] = {}
+        for delivery in deliveries:
+            for event in await self._accepted(delivery.message):
+                by_key.setdefault(records.key_of(event), []).append((delivery.message, event))
+        results = await asyncio.gather(
+            *(self._write_key(key, work) for key, work in by_key.items()), return_exceptions=True
+        )
+        failures = [result for result in results if result is not None]
+        failed = {
+            message.position
+            for work, result in zip(by_key.values(), results, strict=True)
+            if result is not None
+            for message, _ in work
+        }
+        for delivery in deliveries:
+            if delivery.message.position not in failed:
+                await delivery.ack()
+        if failures:
+            raise failures[0]
+
+    async def _accepted(self, message: LogMessage) -> list[Event]:
+        """Returns what the replica made of a message and may still have to be written."""
+        try:
+            verified = await self._replica.verifier.unseal(message)
+        except RemoteProtocolError:
+            return []  # the replica counted it
+        return [one.event for one in verified if self._holds(one.event, message.position)]
+
+    def _holds(self, event: Event, position: int) -> bool:
+        registry = self._replica.registry
+        match event:
+            case NodeAnnounced():
+                node = registry.nodes.get(event.node)
+                return node is not None and node.position == position
+            case _ if isinstance(event, Stated):
+                entry = registry.entry(event.key)
+                return entry is not None and entry.stamp == event.stamp
+            case _:
+                return True
+
+    async def _write_key(self, key: str, work: list[tuple[LogMessage, Event]]) -> None:
+        fresh = [
+            records.record_of(message.sealed, event, position=message.position, time_ms=message.time_ms)
+            for message, event in work
+        ]
+        await self._merge(key, fresh)
+        for _, event in work:
+            if isinstance(event, NodeAnnounced) and event.instances is not None:
+                await self._drop_unlisted(event)
+
+    async def _merge(self, key: str, fresh: list[Record]) -> None:
+        """Writes the newest of `fresh`, unless the bucket holds something newer."""
+        for _ in range(_CONFLICTS_MAX):
+            entry = await self._bucket.get(key)
+            held = result = records.readable(entry.value) if entry else None
+            for record in fresh:
+                result = records.merged(result, record) or result
+            if result is None or result == held:
+                return
+            try:
+                await self._bucket.put(
+                    key,
+                    records.encode(result),
+                    expected=entry.revision if entry else 0,
+                    ttl_s=records.TOMBSTONE_TTL_S if records.is_removal(result) else None,
+                )
+            except SequenceConflict:
+                self.conflicts += 1
+                continue
+            self.written += 1
+            return
+        raise SequenceConflict(key, 0)
+
+    async def _drop_unlisted(self, announced: NodeAnnounced) -> None:
+        """Removes the keys of instances that the node's manifest no longer lists."""
+        listed = {
+            records.instance_key(InstanceKey(line.name, announced.node, line.id))
+            for line in announced.instances or ()
+        }
+        for key in await self._bucket.keys(f"service.*.{announced.node}.*"):
+            if key in listed:
+                continue
+            entry = await self._bucket.get(key)
+            held = records.readable(entry.value) if entry else None
+            if held is not None and held.stamp <= announced.stamp and not records.is_removal(held):
+                await self._bucket.delete(key)

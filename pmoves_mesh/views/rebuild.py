@@ -1,0 +1,119 @@
+"""Rebuilding: makes the registry bucket anew from the stream alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from pmoves_mesh.core import projection, records
+from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.event import NodeAnnounced
+from pmoves_mesh.core.projection import Change
+from pmoves_mesh.core.records import Record
+from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.errors import RemoteProtocolError
+from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage
+from pmoves_mesh.verifier import Verifier
+
+
+class Rebuilt(Struct, frozen=True, kw_only=True):
+    """What a rebuild did to the bucket.
+
+    Attributes:
+        keys: how many keys the stream gives.
+        written: how many of them the bucket lacked or held otherwise.
+        deleted: how many keys it held that the stream does not give.
+        position: up to which the stream was read.
+    """
+
+    keys: int
+    written: int
+    deleted: int
+    position: int
+
+
+class _Ledger:
+    """Folds the stream and keeps, for each key, the record that the bucket should hold."""
+
+    def __init__(self) -> None:
+        self.held: Final[dict[str, Record]] = {}
+        self._registry = Registry()
+
+    def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
+        for one in verified:
+            change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
+            if change.outcome == "applied":
+                self._record(message, one, change)
+
+    def _record(self, message: LogMessage, one: VerifiedEvent, change: Change) -> None:
+        event = one.event
+        fresh = records.record_of(message.sealed, event, position=message.position, time_ms=message.time_ms)
+        key = records.key_of(event)
+        self.held[key] = records.merged(self.held.get(key), fresh) or self.held[key]
+        if not isinstance(event, NodeAnnounced):
+            return
+        for gone in change.instances:
+            name = records.instance_key(gone)
+            held = self.held.get(name)
+            if held is not None and self._registry.entry(gone) is None and not records.is_removal(held):
+                del self.held[name]
+
+
+async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:
+    """Writes what the stream gives into the bucket, and removes what it does not give.
+
+    Keys whose event is older than the stream's first one are left as they are: the stream has
+    forgotten them, the mesh has not.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    await verifier.admit_all()
+    bounds = await log.bounds()
+    ledger = await _replay(log, verifier, bounds.last)
+    written = deleted = 0
+    fresh_ms = clock.now_ms() - records.TOMBSTONE_TTL_S * 1000
+    wanted = {
+        key: record
+        for key, record in ledger.held.items()
+        if not records.is_removal(record) or record.time_ms > fresh_ms
+    }
+    seen: set[str] = set()
+    async for entry in bucket.load():
+        seen.add(entry.key)
+        record, held = wanted.get(entry.key), records.readable(entry.value)
+        if held is not None and held.position > bounds.last:
+            continue  # written since the replay began
+        if record is None:
+            if held is None or held.position >= bounds.first:
+                await bucket.delete(entry.key)
+                deleted += 1
+        elif held != record:
+            await bucket.put(entry.key, records.encode(record), expected=entry.revision, ttl_s=_ttl_s(record))
+            written += 1
+    for key, record in wanted.items():
+        if key not in seen:
+            await bucket.put(key, records.encode(record), expected=0, ttl_s=_ttl_s(record))
+            written += 1
+    return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
+
+
+async def _replay(log: EventLog, verifier: Verifier, last: int) -> _Ledger:
+    ledger = _Ledger()
+    if last == 0:
+        return ledger
+    async for batch in log.tail(0):
+        for message in batch.messages:
+            try:
+                ledger.fold(message, await verifier.unseal(message))
+            except RemoteProtocolError as error:
+                verifier.refuse(message, error)
+        if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= last):
+            break
+    return ledger
+
+
+def _ttl_s(record: Record) -> int | None:
+    return records.TOMBSTONE_TTL_S if records.is_removal(record) else None

@@ -1,0 +1,70 @@
+"""Fixtures around one real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from nats_server import NatsServer
+from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.log.connection import Connection, NatsSettings
+from pmoves_mesh.log.topology import ensure
+from pmoves_mesh.ports import LogMessage, TailBatch
+
+MESH = "test-mesh"
+CA = "ca" * 32
+DEADLINE_S = 15.0
+
+
+def event(number: int, *, subject: str = "service.registry.updated") -> SealedEvent:
+    headers = {"Nats-Msg-Id": f"event-{number}", "Mesh-Format": "1.0", "Mesh-Signer": "ab" * 32}
+    return SealedEvent(subject=subject, payload=b'{"number": %d}' % number, headers=headers)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = DEADLINE_S) -> None:
+    """Returns once the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def read_until_current(
+    tail: AsyncIterator[TailBatch], timeout_s: float = DEADLINE_S
+) -> list[LogMessage]:
+    """Returns what a tail yields until it says that nothing is pending."""
+    messages: list[LogMessage] = []
+    async with asyncio.timeout(timeout_s):
+        async for batch in tail:
+            messages.extend(batch.messages)
+            if batch.pending == 0:
+                return messages
+    raise AssertionError("a tail has no end")
+
+
+async def read_until(tail: AsyncIterator[TailBatch], position: int) -> list[LogMessage]:
+    """Returns what a tail yields until it has reached a position."""
+    messages: list[LogMessage] = []
+    async with asyncio.timeout(DEADLINE_S):
+        async for batch in tail:
+            messages.extend(batch.messages)
+            if messages and messages[-1].position >= position:
+                return messages
+    raise AssertionError("a tail has no end")
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: NatsSettings) -> AsyncIterator[Connection]:
+    async with Connection(settings) as connection:
+        await connection.wait_connected(DEADLINE_S)
+        yield connection
+
+
+@pytest.fixture
+async def connection(nats_server: NatsServer) -> AsyncIterator[Connection]:
+    """A connection to a server that holds the mesh's stream and buckets."""
+    async with connected(NatsSettings(servers=(nats_server.url,))) as made:
+        await ensure(made, MESH, CA)
+        yield made
