@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from pmoves_mesh.agent.address import advertised_host
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
+from pmoves_mesh.agent.bridge import Bridge
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.link import Link, nats_settings
 from pmoves_mesh.agent.outbox import Outbox
@@ -47,15 +48,16 @@ _OUTBOX_LOADED_MAX: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What runs side by side."""
+    """What an agent is made of, as far as its run and its end need to know.
 
-    server: EmbeddedServer | None
-    link: Link
-    outbox: Outbox
-    materialiser: Materialiser
-    saver: Saver
+    Attributes:
+        loops: what runs side by side until the agent ends.
+    """
+
     announcer: Announcer
-    replica: Replica
+    outbox: Outbox
+    saver: Saver
+    loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
 
 async def serve(
@@ -85,7 +87,8 @@ async def serve(
         connection = await stack.enter_async_context(Connection(nats_settings(config)))
         store = await stack.enter_async_context(Store.opened(config.data_dir))
         parts = await _assemble(config, clock, stack, connection=connection, store=store, listening=listening)
-        await _run(replace(parts, server=server), stop)
+        loops = parts.loops if server is None else (*parts.loops, server.supervise)
+        await _run(replace(parts, loops=loops), stop)
 
 
 async def _start_server(config: Config, clock: Clock, stack: AsyncExitStack) -> EmbeddedServer | None:
@@ -131,19 +134,17 @@ async def _assemble(
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)
     materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, clock)
-    return _Parts(None, link, outbox, materialiser, saver, announcer, replica)
+    bridge = Bridge(connection, log, replica, registrations, clock)
+    bridging = (
+        *((bridge.listen,) if config.accept_unsigned else ()),
+        *((bridge.speak,) if config.bridge_announce else ()),
+    )
+    return _Parts(announcer, outbox, saver, (link.run, outbox.run, materialiser.run, saver.run, *bridging))
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(parts.link.run(), name="link"),
-            group.create_task(parts.outbox.run(), name="outbox"),
-            group.create_task(parts.materialiser.run(), name="materialiser"),
-            group.create_task(parts.saver.run(), name="saver"),
-        ]
-        if parts.server is not None:
-            tasks.append(group.create_task(parts.server.supervise(), name="server"))
+        tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in parts.loops]
         announcing = group.create_task(parts.announcer.run(), name="announcer")
         await stop.wait()
         announcing.cancel()

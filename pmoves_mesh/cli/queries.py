@@ -46,11 +46,12 @@ def status_command(*, as_json: bool) -> None:
     if as_json:
         print_json(answer.fields)
         return
-    print_fields(answer.record("registry").items())
+    registry, nodes, services = answer.record("registry"), answer.records("nodes"), answer.records("services")
+    print_fields(registry.items())
     click.echo()
-    _print_nodes(answer.records("nodes"))
+    _print_nodes(nodes)
     click.echo()
-    _print_instances(answer.records("services"))
+    _print_instances(services)
 
 
 @click.command("nodes", epilog=example("pmoves-mesh nodes"))
@@ -94,9 +95,10 @@ def service_command(*, name: str, as_json: bool) -> None:
     if as_json:
         print_json(answer.fields)
         return
+    instances = answer.records("instances")
     print_fields((field, value) for field, value in answer.fields.items() if field != "instances")
     click.echo()
-    _print_instances(answer.records("instances"))
+    _print_instances(instances)
 
 
 @click.command("discover", epilog=example("pmoves-mesh discover stt gpu"))

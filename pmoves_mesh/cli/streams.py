@@ -62,7 +62,11 @@ def rebuild_command() -> None:
     from pmoves_mesh.agent.rebuild import run  # noqa: PLC0415 - see above
 
     _only_errors()
-    click.echo(f"rebuilt from the stream: {run(read_config())} keys")
+    done = run(read_config())
+    click.echo(
+        f"rebuilt up to position {done.position}: {done.keys} keys, "
+        f"{done.written} written, {done.deleted} deleted"
+    )
 
 
 async def _plan(settings: NatsSettings) -> list[Conflict]:

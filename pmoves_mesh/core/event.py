@@ -78,7 +78,7 @@ class NodeAnnounced(_Event, frozen=True, kw_only=True, gc=False):
     capabilities: Annotated[tuple[Capability, ...], Meta(max_length=CAPABILITIES_MAX)] = ()
     services_running: tuple[Text, ...] = ()
     tailscale_ip: Text | None = None
-    ts: float = 0
+    ts: float = 0.0
     version: Text = ""
     resources: dict[str, Any] = {}
     instances: Annotated[tuple[ManifestEntry, ...], Meta(max_length=MANIFEST_ENTRIES_MAX)] | None = None

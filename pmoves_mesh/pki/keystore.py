@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import structlog
 from cryptography import x509
@@ -38,15 +38,20 @@ _log = structlog.get_logger(__name__)
 _Sign = Callable[[ec.EllipticCurvePrivateKey], x509.Certificate]
 
 
-def init(  # noqa: PLR0913 - the last two are the choices of whoever runs it, and have defaults
-    tls_dir: Path,
-    mesh: str,
-    node: str,
-    sans: Sequence[str],
-    now_ms: int,
-    *,
-    force: bool = False,
-    passphrase: str | None = None,
+class InitChoices(TypedDict, total=False):
+    """What whoever runs `init` may choose beside its names.
+
+    Attributes:
+        force: makes all six files anew, the CA too: nobody then trusts what the old one signed.
+        passphrase: encrypts the CA's key, or opens it if it is there.
+    """
+
+    force: bool
+    passphrase: str | None
+
+
+def init(
+    tls_dir: Path, mesh: str, node: str, sans: Sequence[str], now_ms: int, **choices: Unpack[InitChoices]
 ) -> tuple[list[Path], list[Path]]:
     """Makes the mesh's CA, a NATS server's certificate and this host's client certificate, as files.
 
@@ -59,8 +64,7 @@ def init(  # noqa: PLR0913 - the last two are the choices of whoever runs it, an
         node: this node; the client certificate is in its name.
         sans: further host names and addresses of the NATS server.
         now_ms: unix milliseconds.
-        force: makes all six anew, the CA too: nobody then trusts what the old one signed.
-        passphrase: encrypts the CA's key, or opens it if it is there.
+        choices: see `InitChoices`.
 
     Returns:
         The files that were made, and those that were kept.
@@ -69,6 +73,7 @@ def init(  # noqa: PLR0913 - the last two are the choices of whoever runs it, an
         PkiError: if a file cannot be read or written, or a key is missing that cannot be made.
     """
     paths = [tls_dir / f"{stem}.{end}" for stem in ("ca", "server", "client") for end in ("crt", "key")]
+    force, passphrase = choices.get("force", False), choices.get("passphrase")
     made: list[Path] = []
     with locked(tls_dir):
         if force or not all(path.exists() for path in paths if path.name != CA_KEY):

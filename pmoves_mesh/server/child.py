@@ -6,14 +6,15 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from pmoves_mesh.ports import Clock
-from pmoves_mesh.server.host import command_of
 
+_PROC: Final = Path("/proc")
 _POLL_S: Final = 0.1
+_PS_ANSWER_S: Final = 5.0
 _REAP_S: Final = 2.0
 
 
@@ -71,11 +72,10 @@ class ServerProcess:
         """Asks it to end, and kills it when it has not after `grace_s` seconds, or if this is cancelled."""
         try:
             self._send(signal.SIGTERM)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self.exited()
+            await self._exited_within(grace_s)
         finally:
             self.kill()
+        await self._exited_within(_REAP_S)
 
     def kill(self) -> None:
         """Ends it at once, if it still runs."""
@@ -84,7 +84,34 @@ class ServerProcess:
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(_REAP_S)
 
+    async def _exited_within(self, limit_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self.exited()
+
     def _send(self, number: signal.Signals) -> None:
         if self.alive():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+
+def command_of(pid: int) -> str:
+    """Returns the command line of a running process, spaces between its words; empty if there is none."""
+    if _PROC.joinpath("self").exists():
+        try:
+            return (
+                _PROC.joinpath(str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
+        except OSError:
+            return ""
+    try:
+        listed = subprocess.run(
+            ["/bin/ps", "-p", str(pid), "-o", "command="],
+            capture_output=True,
+            text=True,
+            timeout=_PS_ANSWER_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return listed.stdout.strip()

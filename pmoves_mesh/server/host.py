@@ -1,47 +1,75 @@
-"""What this host knows about processes and ports: read from /proc, where there is one."""
+"""Who is at a TCP port of this host: nobody, a NATS server of some name, or another program."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import asyncio
+import errno
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from pmoves_mesh.errors import StartError
+from pmoves_mesh.server.settings import HOST
+
 _PROC: Final = Path("/proc")
 _LISTENING: Final = "0A"  # TCP_LISTEN, as /proc/net/tcp writes states (Linux, include/net/tcp_states.h)
-_ANSWER_S: Final = 5.0
+_ANSWER_S: Final = 1.0
 
 
-def command_of(pid: int) -> str:
-    """Returns the command line of a running process, its words separated by spaces; empty if there is none."""
-    if _PROC.joinpath("self").exists():
+class _Info(msgspec.Struct):
+    """What of a NATS server's greeting matters here."""
+
+    server_name: str = ""
+
+
+def check_free(port: int) -> None:
+    """Checks that nobody listens on a port, which tells more than a server's own failure would.
+
+    Raises:
+        StartError: if it is taken or cannot be used; says by whom and what to do.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            return (
-                _PROC.joinpath(str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
-        except OSError:
-            return ""
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise StartError(
+                    f"port {port} on {HOST} cannot be used ({error.strerror}): set another PMOVES_NATS_PORT"
+                ) from None
+            raise StartError(
+                f"port {port} on {HOST} is taken by {holder_of(port)}: end it, or set PMOVES_NATS_PORT "
+                "to a free port, or, if it is a NATS server of yours, NATS_URL to it"
+            ) from None
+
+
+async def name_at(port: int) -> str | None:
+    """Returns the name by which the NATS server at a port greets, or None if there is none.
+
+    Source: docs.nats.io, "Client Protocol", INFO.
+    """
     try:
-        listed = subprocess.run(
-            ["/bin/ps", "-p", str(pid), "-o", "command="],
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return listed.stdout.strip()
+        async with asyncio.timeout(_ANSWER_S):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                greeting = await reader.readline()
+            finally:
+                writer.close()
+                await writer.wait_closed()
+        return msgspec.json.decode(greeting.removeprefix(b"INFO "), type=_Info).server_name
+    except (OSError, ValueError, TimeoutError):
+        return None
 
 
 def holder_of(port: int) -> str:
-    """Returns who listens on a TCP port, such as `nginx (pid 812)`, as far as this user may see it."""
-    inodes = set(_listening_inodes(port))
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    for directory in _PROC.glob("[0-9]*/fd"):
+    """Returns who listens on a port, such as `nginx (pid 812)`, as far as this user may see it."""
+    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for directory in _PROC.glob("[0-9]*/fd") if wanted else ():
         try:
-            if any(os.readlink(link) in wanted for link in directory.iterdir()):
+            if any(str(link.readlink()) in wanted for link in directory.iterdir()):
                 name = directory.with_name("comm").read_text(errors="replace").strip()
                 return f"{name} (pid {directory.parent.name})"
         except OSError:

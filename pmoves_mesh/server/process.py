@@ -7,27 +7,23 @@ of the same data directory takes it over. Only an orderly stop ends it.
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
-import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.server.binary import Binary
-from pmoves_mesh.server.child import ServerProcess
-from pmoves_mesh.server.host import command_of, holder_of
+from pmoves_mesh.server.child import ServerProcess, command_of
+from pmoves_mesh.server.host import check_free, name_at
 from pmoves_mesh.server.settings import HOST, ServerFiles, render
 
 _READY_S: Final = 10.0
 _GRACE_S: Final = 4.0
-_ANSWER_S: Final = 1.0
 _POLL_S: Final = 0.02
 _STABLE_S: Final = 10.0
 _PAUSE_MIN_S: Final = 0.1
@@ -35,12 +31,6 @@ _PAUSE_MAX_S: Final = 5.0
 _TAIL_BYTES: Final = 8192
 
 _log = structlog.get_logger(__name__)
-
-
-class _Info(msgspec.Struct):
-    """What of a NATS server's greeting matters here."""
-
-    server_name: str = ""
 
 
 class EmbeddedServer:
@@ -60,7 +50,7 @@ class EmbeddedServer:
         self._clock = clock
         self._name = ""
         self._process: ServerProcess | None = None
-        self._stopping = False
+        self._stopped = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -80,7 +70,7 @@ class EmbeddedServer:
         Raises:
             StartError: if it cannot run, or the port is taken; says by whom and what to do.
         """
-        self._stopping = False
+        self._stopped.clear()
         config_kept = await asyncio.to_thread(self._prepare)
         if not await self._adopt(config_kept=config_kept):
             await self._launch()
@@ -88,14 +78,15 @@ class EmbeddedServer:
     async def supervise(self) -> None:
         """Starts it again whenever it dies, at once and then ever more slowly, until `stop`."""
         failures = 0
-        while not self._stopping:
+        while not self._stopped.is_set():
             begun_s = self._clock.monotonic_s()
-            if self._process is not None:
-                await self._process.exited()
-                if self._stopping:
+            process = self._process
+            if process is not None:
+                await process.exited()
+                if self._stopped.is_set():
                     return
-                reason = await asyncio.to_thread(self._last_words, self._process)
-                _log.error("nats-server ended", pid=self._process.pid, reason=reason)
+                reason = await asyncio.to_thread(self._last_words, process)
+                _log.error("nats-server ended", pid=process.pid, reason=reason)
             if self._clock.monotonic_s() - begun_s > _STABLE_S:
                 failures = 0
             await self._clock.sleep(restart_pause_s(failures))
@@ -103,18 +94,19 @@ class EmbeddedServer:
             try:
                 await self._launch()
             except StartError as error:
-                _log.error("nats-server not restarted", reason=str(error))
+                if not self._stopped.is_set():
+                    _log.error("nats-server not restarted", reason=str(error))
 
     async def stop(self) -> None:
         """Ends it: asks, and kills it if it still runs 4 s later."""
-        self._stopping = True
-        process, self._process = self._process, None
+        self._stopped.set()
+        process = self._process
+        if process is None:
+            return
         try:
-            if process is not None:
-                await process.end(_GRACE_S)
+            await process.end(_GRACE_S)
         finally:
-            with suppress(OSError):
-                self._files.pid.unlink(missing_ok=True)
+            self._discard(process)
 
     async def _adopt(self, *, config_kept: bool) -> bool:
         """Takes over the server that an earlier run left, or ends it if it is not as it should be now."""
@@ -125,14 +117,14 @@ class EmbeddedServer:
         if config_kept and await self._ready(self._process):
             _log.info("nats-server adopted", pid=pid, port=self._port)
             return True
-        await self._process.end(_GRACE_S)
-        self._process = None
+        await self.stop()
+        self._stopped.clear()
         return False
 
     async def _launch(self) -> None:
         self._process = None
-        await asyncio.to_thread(self._check_port)
-        if self._stopping:
+        await asyncio.to_thread(check_free, self._port)
+        if self._stopped.is_set():
             return
         process = self._process = self._spawn()
         try:
@@ -176,17 +168,17 @@ class EmbeddedServer:
             self._files.pid.unlink(missing_ok=True)
 
     async def _ready(self, process: ServerProcess) -> bool:
-        """Waits until our server answers on our port; returns whether it did, before it ended or 10 s passed."""
+        """Returns whether our server answers on our port, once it does, or has ended, or 10 s have passed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_READY_S):
                 while process.alive():
-                    if await _name_at(self._port) == self._name:
+                    if await name_at(self._port) == self._name:
                         return True
                     await self._clock.sleep(_POLL_S)
         return False
 
     def _prepare(self) -> bool:
-        """Makes the directory, the server's name and its configuration; returns if the latter was as it is."""
+        """Makes the directory, the server's name and its configuration; returns whether that is unchanged."""
         try:
             self._files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._name = _read(self._files.name).strip()
@@ -200,21 +192,6 @@ class EmbeddedServer:
         except OSError as error:
             raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
         return False
-
-    def _check_port(self) -> None:
-        """Checks that nobody listens on the port, which names them better than the server's own failure."""
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, self._port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    problem = f"port {self._port} on {HOST} cannot be used ({error.strerror})"
-                    raise StartError(f"{problem}: set PMOVES_NATS_PORT to another") from None
-                raise StartError(
-                    f"port {self._port} on {HOST} is taken by {holder_of(self._port)}: end it, or set "
-                    f"PMOVES_NATS_PORT to a free port, or, if it is a NATS server of yours, NATS_URL to it"
-                ) from None
 
     def _last_words(self, process: ServerProcess) -> str:
         """Returns how a process ended, and the last complaint that it left."""
@@ -238,24 +215,6 @@ def _read_pid(files: ServerFiles) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return None
     return int(text) if str(files.config) in command_of(int(text)) else None
-
-
-async def _name_at(port: int) -> str | None:
-    """Returns the name by which the NATS server at a port greets, or None if there is none.
-
-    Source: docs.nats.io, "Client Protocol", INFO.
-    """
-    try:
-        async with asyncio.timeout(_ANSWER_S):
-            reader, writer = await asyncio.open_connection(HOST, port)
-            try:
-                greeting = await reader.readline()
-            finally:
-                writer.close()
-                await writer.wait_closed()
-        return msgspec.json.decode(greeting.removeprefix(b"INFO "), type=_Info).server_name
-    except (OSError, ValueError, TimeoutError):
-        return None
 
 
 def _read(path: Path) -> str:

@@ -69,5 +69,5 @@ jetstream {{
 
 
 def _quoted(text: str) -> str:
-    """Returns `text` as a string of the configuration, which knows JSON's escapes for quotes and backslashes."""
+    """Returns `text` as a string of the configuration, which escapes quotes and backslashes as JSON does."""
     return json.dumps(text, ensure_ascii=False)

@@ -7,12 +7,13 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import CA, MESH, connected, event, eventually, read_until, read_until_current
-
+from conftest import CA, MESH, connected, event, eventually, in_chunks, read_until, read_until_current
 from nats_server import NatsServer
+
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.errors import SequenceConflict
 from pmoves_mesh.log.bucket import NatsBucket
@@ -66,7 +67,7 @@ async def test_an_empty_log_begins_at_one_and_its_tail_with_an_empty_batch(side:
 
 async def test_events_come_back_in_order_as_they_were_sealed(side: Side) -> None:
     sealed = [event(number) for number in range(1200)]
-    positions = await asyncio.gather(*(side.log.publish(one) for one in sealed))
+    positions = await in_chunks([partial(side.log.publish, one) for one in sealed])
     assert sorted(positions) == list(range(1, 1201))
     async with contextlib.aclosing(side.log.tail(0)) as tail:
         messages = await read_until_current(tail)
@@ -165,12 +166,14 @@ async def test_a_key_with_a_ttl_runs_out_and_can_be_written_anew(side: Side) -> 
 
 async def test_keys_and_values_are_found_by_pattern_each_once(side: Side) -> None:
     names = [f"service.s{number % 7}.node{number}.main" for number in range(1500)] + ["node.a", "node.b"]
-    await asyncio.gather(*(side.bucket.put(name, name.encode()) for name in names))
+    await in_chunks([partial(side.bucket.put, name, name.encode()) for name in names])
     await side.bucket.put("node.a", b"newer")
     await side.bucket.delete("node.b")
     assert sorted(await side.bucket.keys()) == sorted(set(names) - {"node.b"})
     assert await side.bucket.keys("node.*") == ["node.a"]
-    assert len(await side.bucket.keys("service.s3.>")) == len([n for n in names if n.startswith("service.s3.")])
+    assert len(await side.bucket.keys("service.s3.>")) == len(
+        [n for n in names if n.startswith("service.s3.")]
+    )
     loaded = [entry async for entry in side.bucket.load()]
     assert len(loaded) == 1501
     values = {entry.key: entry.value for entry in loaded}

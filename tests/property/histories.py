@@ -136,7 +136,9 @@ class World:
         self.announce(node, service, number, manifest=False)
 
     def repeat(self, node: _Node, _service: str, number: int) -> None:
-        if node.latest is not None:
+        if node.latest is None:
+            self.announce(node)
+        else:
             self._add(msgspec.structs.replace(node.latest, ts=number), _IDENTITIES[node.name])
 
     def leave(self, node: _Node, _service: str, _number: int) -> None:

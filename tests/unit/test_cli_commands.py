@@ -310,7 +310,7 @@ def test_a_problem_is_one_line_and_exits_with_1(
 ):
     agent.status, agent.answer = status, answer
     outcome = run("service", "whisper", SERVICE_REGISTRY_PORT=agent.port)
-    assert outcome.code == 1
+    assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == f"pmoves-mesh: {line.format(url=agent.url)}\n"
 
 

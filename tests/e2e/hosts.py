@@ -1,0 +1,121 @@
+"""A host of its own for a test: a folder in which the installed program runs, with ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats_server import free_port
+
+from pmoves_mesh.agent.pidfile import running_pid
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).with_name("pmoves-mesh")
+SETTING_PREFIXES = ("PMOVES_", "SERVICE_", "NATS_", "MESH_", "NODE_", "ANNOUNCE_", "TAILSCALE_")
+STOPPED_WITHIN_S = 10.0
+
+
+def clean_environment() -> dict[str, str]:
+    """Returns this process's environment without any setting of the mesh."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
+
+
+def wait_until(condition: Callable[[], bool], what: str, within_s: float = STOPPED_WITHIN_S) -> None:
+    """Returns when the condition holds; fails the test when it does not in time."""
+    deadline = time.perf_counter() + within_s
+    while not condition():
+        if time.perf_counter() > deadline:
+            pytest.fail(f"not within {within_s:g} s: {what}")
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Whether something on loopback takes connections on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass
+class Host:
+    """A host of its own, as far as the program can see.
+
+    Attributes:
+        program: the words that start the program.
+        settings: environment beyond the cleaned one.
+    """
+
+    directory: Path
+    program: tuple[str, ...] = (str(PROGRAM),)
+    http_port: int = field(default_factory=free_port)
+    nats_port: int = field(default_factory=free_port)
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def pid_path(self) -> Path:
+        return self.directory / "data" / "agent.pid"
+
+    @property
+    def pid(self) -> int | None:
+        return running_pid(self.pid_path)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {
+            "MESH_HOSTNAME": "alpha",
+            "SERVICE_REGISTRY_PORT": str(self.http_port),
+            "PMOVES_NATS_PORT": str(self.nats_port),
+            "PMOVES_DNS_PORT": "0",
+        }
+        return {**clean_environment(), **own, **self.settings}
+
+    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Runs one command to its end."""
+        return subprocess.run(
+            [*self.program, *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def up(self) -> str:
+        """Starts the agent and returns what it printed; fails the test when it does not start."""
+        done = self.run("up")
+        assert done.returncode == 0, done.stderr + self.log
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """Returns what a command prints with --json."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "data" / "agent.log"
+        return path.read_text() if path.exists() else ""
+
+    def kill(self) -> None:
+        """Ends the agent as a power failure would end it."""
+        pid = self.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: self.pid is None, "the killed agent is gone")
