@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import select
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from builders import announced, instance, left, line, lost, registered
 from http_support import DEADLINE_S, HOST, NODE, Served, served
 
 from pmoves_mesh.core.query import InstanceView, NodeView
-from pmoves_mesh.views.http import listing
+from pmoves_mesh.views.http import answers, listing
 from pmoves_mesh.views.http.shapes import NodeAnswer, NodeList, ServiceAnswer, ServiceList, Status
 
 
@@ -335,7 +335,7 @@ async def test_a_listing_larger_than_a_part_is_whole_and_in_order_however_it_is_
     monkeypatch.setattr(listing, "_AT_ONCE", 7)
     monkeypatch.setattr(listing, "_NODES_AT_ONCE", 1)
     monkeypatch.setattr(listing, "_ATOMIC_MAX", 10)
-    monkeypatch.setattr("pmoves_mesh.views.http.answers._WHOLE_BYTES_MAX", 100)
+    monkeypatch.setattr(answers, "_WHOLE_BYTES_MAX", 100)
     in_parts = await mesh.get("/api/services")
     assert at_once.body["count"] == 105
     assert in_parts.body == at_once.body
@@ -352,20 +352,41 @@ async def test_a_listing_larger_than_a_part_is_whole_and_in_order_however_it_is_
 
 
 async def test_a_reader_that_does_not_read_is_cut_off(mesh: Served, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pmoves_mesh.views.http.answers._SEND_TIMEOUT_S", 0.2)
-    big = [
-        registered(10 + number, instance("big", "gamma", f"i{number}", metadata={"text": "x" * 16_000}))
-        for number in range(800)
-    ]
-    await mesh.tell(*big)
-    with socket.create_connection((HOST, mesh.port)) as slow:
+    stream, cut = answers._stream, asyncio.Event()
+
+    async def watched(*given: Any) -> Any:
+        try:
+            return await stream(*given)
+        finally:
+            cut.set()
+
+    monkeypatch.setattr(answers, "_stream", watched)
+    monkeypatch.setattr(answers, "_SEND_TIMEOUT_S", 0.1)
+    long = {"text": "x" * 16_000}
+    await mesh.tell(
+        *(
+            registered(10 + number, instance("big", "gamma", f"i{number}", metadata=long))
+            for number in range(700)
+        )
+    )
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((HOST, mesh.port))
         slow.sendall(b"GET /api/services HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        ended = select.poll()
-        ended.register(slow, select.POLLHUP | select.POLLERR)
         async with asyncio.timeout(DEADLINE_S):
-            while not ended.poll(0):
-                await asyncio.sleep(0.01)
+            await cut.wait()
+            received = await asyncio.to_thread(read_to_the_end, slow)
+    promised = re.search(rb"Content-Length: (\d+)", received)
+    assert promised is not None
+    assert len(received) < int(promised[1])
     assert (await mesh.get("/healthz")).status == 200
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    received = bytearray()
+    while chunk := connection.recv(1 << 16):
+        received += chunk
+    return bytes(received)
 
 
 async def test_a_node_that_left_takes_its_services_out_of_discovery_but_not_out_of_the_list(mesh: Served):

@@ -16,7 +16,6 @@ from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.views.http.shapes import Wanted
 
 BODY_TIMEOUT_S: Final = 10.0
-NESTING_MAX: Final = 64
 
 _TRUE: Final = frozenset({"", "true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
@@ -89,13 +88,10 @@ def registration(body: bytes) -> Registration:
         InvalidFieldError: if a field is wrong.
     """
     try:
-        wanted = parse_registration(body)
+        return parse_registration(body)
     except InvalidFieldError:
         _check_json(body)
         raise
-    if not _nests_within(wanted.metadata, NESTING_MAX):
-        raise InvalidFieldError("metadata", f"nests deeper than {NESTING_MAX} levels")
-    return wanted
 
 
 def capabilities(body: bytes) -> tuple[str, ...]:
@@ -145,15 +141,6 @@ def _check_json(body: bytes) -> None:
         return  # JSON, but a number in it is out of range
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyNotJsonError("body", f"not JSON ({error})") from None
-
-
-def _nests_within(value: object, levels: int) -> bool:
-    """Returns whether a JSON value nests at most `levels` deep, so that any reader can take it."""
-    if isinstance(value, dict):
-        return levels > 0 and all(_nests_within(item, levels - 1) for item in value.values())
-    if isinstance(value, list):
-        return levels > 0 and all(_nests_within(item, levels - 1) for item in value)
-    return True
 
 
 def _parse_mode(value: str) -> Mode | None:
