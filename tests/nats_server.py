@@ -25,16 +25,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_greeting(port: int, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_for_greeting(port: int, process: subprocess.Popen[bytes] | None = None) -> None:
     """Returns when a nats-server sends its INFO line on the port."""
-    deadline = time.perf_counter() + timeout_s
-    while time.perf_counter() < deadline:
+    deadline = time.perf_counter() + START_TIMEOUT_S
+    while time.perf_counter() < deadline and (process is None or process.poll() is None):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
             probe.settimeout(1)
             if probe.recv(4) == b"INFO":
                 return
         time.sleep(0.01)
-    raise TimeoutError(f"no nats-server answered on port {port} within {timeout_s:g} s")
+    raise TimeoutError(f"no nats-server answered on port {port} within {START_TIMEOUT_S:g} s")
 
 
 class NatsServer:
@@ -78,7 +78,7 @@ class NatsServer:
                 [BINARY, "-c", self.config_path], stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         try:
-            wait_for_greeting(self.port)
+            wait_for_greeting(self.port, self._process)
         except TimeoutError:
             self.kill()
             raise RuntimeError(f"nats-server did not start:\n{self.log}") from None

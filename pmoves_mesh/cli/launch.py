@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -19,7 +20,9 @@ from pmoves_mesh.cli.client import AgentClient
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
+from pmoves_mesh.server.child import ServerProcess
 from pmoves_mesh.server.host import holder_of
+from pmoves_mesh.server.settings import ServerFiles
 
 READY_WITHIN_S: Final = 20.0
 NATS_WITHIN_S: Final = 10.0
@@ -108,6 +111,25 @@ def stop(pid: int, pid_path: Path) -> bool:
     if not _wait_for(lambda: running_pid(pid_path) != pid, KILL_WITHIN_S):
         raise StartError(f"the agent (pid {pid}) cannot be killed; it hangs in the kernel")
     return False
+
+
+def end_left_server(data_dir: Path) -> int | None:
+    """Ends the nats-server that an agent left when it was killed or crashed.
+
+    Returns:
+        Its process number, or None if there was none.
+    """
+    files = ServerFiles(data_dir / "nats")
+    try:
+        pid = int(files.pid.read_text())
+    except (OSError, ValueError):
+        return None
+    process = ServerProcess(pid, str(files.config), None, SystemClock())
+    if not process.alive():
+        return None
+    asyncio.run(process.end(STOP_WITHIN_S))
+    files.pid.unlink(missing_ok=True)
+    return pid
 
 
 def _wait_until_ready(config: Config, child: subprocess.Popen[bytes]) -> Readiness | None:

@@ -116,10 +116,6 @@ def _record(body: dict[str, Any], mesh: str, position: int, *, removed: bool) ->
     kept = metadata if isinstance(metadata, dict) else {}
     check_metadata(kept, "data.metadata")
     url = data.get("health_url")
-    status = data.get("health_status")
-    health: Literal["healthy", "unhealthy", "unknown"] = "unknown"
-    if status in {"healthy", "unhealthy"}:
-        health = status
     record = Instance(
         name=name,
         id=str(port),
@@ -129,7 +125,7 @@ def _record(body: dict[str, Any], mesh: str, position: int, *, removed: bool) ->
         mode=_mode(data),
         capabilities=_capabilities(data),
         health_url=url[:2048] if isinstance(url, str) and url else None,
-        health_status=health,
+        health_status=_health(data.get("health_status")),
         metadata=kept,
         registered_at=str(data.get("registered_at", ""))[:64],
     )
@@ -189,3 +185,11 @@ def _port(value: Any) -> int:
 
 def _mode(body: dict[str, Any]) -> Literal["docked", "standalone"]:
     return "standalone" if body.get("mode") == "standalone" else "docked"
+
+
+def _health(value: Any) -> Literal["healthy", "unhealthy", "unknown"]:
+    match value:
+        case "healthy" | "unhealthy":
+            return value
+        case _:
+            return "unknown"

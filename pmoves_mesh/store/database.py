@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pmoves_mesh.errors import StoreError
 
 _BUSY_S: Final = 5.0
+_VERDICT_LENGTH_MAX: Final = 120
 
 # What SQLite says, and what a person can do about it. SQLite's own words stay in the line.
 _REMEDIES: Final = {
@@ -72,7 +73,8 @@ def check_sound(connection: sqlite3.Connection, path: Path) -> None:
     """
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise StoreError(str(path), f"{_REMEDIES[sqlite3.SQLITE_CORRUPT]} ({verdict})")
+        found = " ".join(verdict.split())[:_VERDICT_LENGTH_MAX]
+        raise StoreError(str(path), f"{_REMEDIES[sqlite3.SQLITE_CORRUPT]} ({found})")
 
 
 def error_code(error: sqlite3.Error) -> int:

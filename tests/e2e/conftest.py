@@ -26,8 +26,7 @@ def new_host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
 
     yield make
     for host in hosts:
-        if host.pid is not None:
-            host.run("down")
+        host.run("down")
 
 
 @pytest.fixture

@@ -73,14 +73,23 @@ def test_a_second_down_says_that_nothing_runs(running: Host):
     assert done.stderr == f"pmoves-mesh: no agent is running with {running.directory / 'data'}\n"
 
 
-def test_after_a_crash_down_says_that_the_pid_file_is_stale_and_up_starts_anew(running: Host):
+def test_after_a_crash_up_says_so_and_starts_anew(running: Host):
     running.kill()
-    done = running.run("down")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "is stale" in done.stderr
     assert "did not end cleanly" in running.up()
     assert running.json("status")["registry"]["hostname"] == "alpha"
+
+
+def test_after_a_crash_down_ends_the_nats_server_and_then_finds_only_a_stale_pid_file(running: Host):
+    running.kill()
+    first = running.run("down")
+    assert first.returncode == 0
+    assert re.fullmatch(r"stopped the nats-server \(pid \d+\) that the agent left\n", first.stdout)
+    assert not listens(running.nats_port)
+    second = running.run("down")
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"pmoves-mesh: no agent is running: {running.pid_path} is stale, its process is gone\n"
+    )
 
 
 def test_down_kills_an_agent_that_does_not_listen(running: Host):
@@ -89,8 +98,11 @@ def test_down_kills_an_agent_that_does_not_listen(running: Host):
     os.kill(pid, signal.SIGSTOP)
     done = running.run("down")
     assert done.returncode == 0
-    assert done.stdout == f"killed the agent of node alpha (pid {pid}): it did not stop by itself\n"
+    killed, left = done.stdout.splitlines()
+    assert killed == f"killed the agent of node alpha (pid {pid}): it did not stop by itself"
+    assert left.startswith("stopped the nats-server (pid ")
     assert running.pid is None
+    assert not listens(running.nats_port)
 
 
 def test_what_was_registered_is_there_after_down_and_up(running: Host):

@@ -59,7 +59,7 @@ async def test_a_listing_has_every_instance_by_service_node_and_id_lost_nodes_in
         ("whisper", "beta", "2"),
         ("whisper", "gamma", "1"),
     ]
-    assert [one["node_status"] for one in answer.body["services"]][0] == "lost"
+    assert answer.body["services"][0]["node_status"] == "lost"
     assert answer.headers["Content-Type"] == "application/json"
 
 

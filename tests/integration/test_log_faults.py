@@ -148,7 +148,7 @@ async def test_an_agent_can_start_while_the_server_is_away(tmp_path: Path) -> No
     port = free_port()
     async with Connection(NatsSettings(servers=(f"nats://127.0.0.1:{port}",))) as connection:
         assert not connection.connected
-        with pytest.raises(LogUnavailable, match="127.0.0.1"):
+        with pytest.raises(LogUnavailable, match=r"127\.0\.0\.1"):
             await connection.wait_connected(0.3)
         log = NatsEventLog(connection)
         async with contextlib.aclosing(log.tail(0)) as tail:
@@ -206,9 +206,7 @@ async def test_a_stream_made_anew_ends_the_tail_with_a_gap(connection: Connectio
         await call(connection.session(), f"STREAM.DELETE.{EVENTS}", Done)
         await ensure(connection, MESH, CA)
         with pytest.raises(SequenceGap) as caught:
-            async with asyncio.timeout(DEADLINE_S):
-                async for batch in tail:
-                    assert not batch.messages
+            await read_until(tail, 4)
         assert caught.value.held == 3
     with pytest.raises(SequenceGap):
         await anext(log.tail(3))
@@ -220,9 +218,7 @@ async def test_a_stream_that_is_gone_ends_the_tail_with_one_line(connection: Con
         await read_until_current(tail)
         await call(connection.session(), f"STREAM.DELETE.{EVENTS}", Done)
         with pytest.raises(LogError, match="MESH_EVENTS is gone"):
-            async with asyncio.timeout(DEADLINE_S):
-                async for batch in tail:
-                    assert not batch.messages
+            await read_until(tail, 1)
     with pytest.raises(LogError, match="MESH_EVENTS is gone"):
         await log.bounds()
 
@@ -248,13 +244,13 @@ async def test_what_is_pending_may_expire_and_the_tail_is_current_all_the_same(
 
 async def test_a_slow_reader_of_a_large_backlog_loses_nothing(connection: Connection) -> None:
     log = NatsEventLog(connection)
-    count = 12_000
+    count = 4000
     await in_chunks([partial(log.publish, event(number)) for number in range(count)])
     positions: list[int] = []
     async with contextlib.aclosing(log.tail(0)) as tail, asyncio.timeout(60):
         async for batch in tail:
             positions.extend(message.position for message in batch.messages)
-            if len(positions) < 2000:
+            if len(positions) < 3000:
                 await asyncio.sleep(0.05)
             if batch.pending == 0:
                 break

@@ -97,25 +97,9 @@ _FOREIGN_SUBJECTS = st.sampled_from(
 )
 _FOREIGN_FIELDS = st.sampled_from(
     [
-        "node",
-        "node_id",
-        "hostname",
-        "name",
-        "host",
-        "port",
-        "mode",
-        "caps",
-        "capabilities",
-        "services",
-        "services_running",
-        "load",
-        "tailscale_ip",
-        "health_url",
-        "health_status",
-        "metadata",
-        "registered_at",
-        "service",
-        "data",
+        *("node", "node_id", "hostname", "name", "host", "port", "mode", "caps", "capabilities", "services"),
+        *("services_running", "load", "tailscale_ip", "health_url", "health_status", "metadata"),
+        *("registered_at", "service", "data"),
     ]
 )
 _FOREIGN_BODIES = st.dictionaries(_FOREIGN_FIELDS, JSON | st.integers() | OBJECTS | st.just("alpha"))
@@ -177,15 +161,7 @@ def test_a_record_or_a_snapshot_of_any_bytes_is_refused_as_malformed(data: bytes
 _REGISTRATIONS = st.dictionaries(
     st.sampled_from(
         [
-            "name",
-            "id",
-            "host",
-            "port",
-            "ports",
-            "mode",
-            "capabilities",
-            "health_url",
-            "metadata",
+            *("name", "id", "host", "port", "ports", "mode", "capabilities", "health_url", "metadata"),
             "deregister_after",
         ]
     ),

@@ -95,9 +95,7 @@ class Indexes(RuleBasedStateMachine):
         assert _keys(query.find(registry, named)) == _keys(
             entry
             for entry in seen
-            if entry.record.name == "rag"
-            and entry.record.node == "alpha"
-            and "gpu" in entry.record.capabilities
+            if entry.key[:2] == ("rag", "alpha") and "gpu" in entry.record.capabilities
         )
         living = {name for name, node in registry.nodes.items() if node.status == "alive"}
         assert _keys(query.discover(registry, ("gpu",))) == _keys(

@@ -7,7 +7,6 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX, Mode, parse_capabilities, parse_label, shown
 from pmoves_mesh.core.query import Filter
@@ -129,7 +128,7 @@ async def read_body(request: web.Request) -> bytes:
                     raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
-    except (web.RequestPayloadError, HttpProcessingError):
+    except web.RequestPayloadError:
         raise web.HTTPBadRequest(text="the body is not framed as HTTP says") from None
     return bytes(body)
 

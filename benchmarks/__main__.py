@@ -1,0 +1,24 @@
+"""`make bench`: prints the figures of the core, then those of two agents on a real nats-server."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from benchmarks import core, two_hosts
+from benchmarks.mesh import Mesh
+
+
+def main() -> None:
+    """Runs everything; takes about two minutes on two cores."""
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
+    print(f"\n{'what':<52} {'per second':>12} {'ratio':>8}  to")
+    for figure in core.run(Mesh()):
+        print(f"{figure.what:<52} {figure.per_second:>12,.0f} {figure.ratio:>8.2f}  {figure.baseline}")
+    print()
+    for line in two_hosts.run():
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
