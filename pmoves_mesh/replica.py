@@ -17,7 +17,7 @@ from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.projection import Change
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, ReplicaBehindError
-from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage
+from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
 from pmoves_mesh.verifier import Verifier
 
 _log: Final = structlog.get_logger(__name__)
@@ -84,17 +84,11 @@ class Replica:
             SequenceGap: if the stream no longer continues this registry.
             LogError: if the stream is gone.
         """
-        async for batch in self._log.tail(self.registry.position):
-            for index, message in enumerate(batch.messages):
-                await self._fold(message)
-                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-                    await asyncio.sleep(0)
-            self._pending = batch.pending
-            if self.is_current:
-                self._current_s = self._clock.monotonic_s()
-                await self._fetch_missing()
-            async with self._moved:
-                self._moved.notify_all()
+        try:
+            async for batch in self._log.tail(self.registry.position):
+                await self._take(batch)
+        finally:
+            self._pending = None
 
     async def wait_position(self, position: int, timeout_s: float) -> None:
         """Waits until the replica has folded in `position`.
@@ -168,6 +162,18 @@ class Replica:
         for node in self.registry.nodes.values():
             node.gaps = 0
         return len(held)
+
+    async def _take(self, batch: TailBatch) -> None:
+        for index, message in enumerate(batch.messages):
+            await self._fold(message)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        self._pending = batch.pending
+        if self.is_current:
+            self._current_s = self._clock.monotonic_s()
+            await self._fetch_missing()
+        async with self._moved:
+            self._moved.notify_all()
 
     async def _fold(self, message: LogMessage) -> None:
         try:

@@ -134,7 +134,11 @@ class ContainerNatsServer:
         self.port = free_port()
         store = 'jetstream { store_dir: "/data", sync_interval: always }\n'
         (self.directory / "nats.conf").write_text(f"listen: 0.0.0.0:4222\n{store}{config_extra}\n")
-        from testcontainers.core.container import DockerContainer  # noqa: PLC0415 (it looks for an engine)
+        from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - it looks for an engine
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - as above
+
+        # Its cleaner is an image of a registry that may be out of reach; this class cleans up itself.
+        testcontainers_config.ryuk_disabled = True
 
         self._container = (
             DockerContainer(IMAGE)
@@ -189,7 +193,7 @@ def engine_problem() -> str:
 
 def build_image() -> None:
     """Builds the image from the binary alone, so that no registry is needed."""
-    import docker  # noqa: PLC0415 (only where an engine answers)
+    import docker  # noqa: PLC0415 - only where an engine answers
 
     recipe = b'FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT ["/nats-server"]\n'
     context = io.BytesIO()

@@ -75,9 +75,11 @@ class Announcer:
 
     async def run(self) -> None:
         """Announces for ever, and at once when the mesh says of this node what is not so."""
+        await self.announce()
         await self._replica.wait_current(_START_S)
         await self._reconcile()
-        await self.announce()
+        if self._registrations.changed.is_set():
+            await self.announce()
         with self._replica.subscribed(self._notice):
             while True:
                 await self._wait(self._interval_s())

@@ -189,7 +189,9 @@ def _mode(body: dict[str, Any]) -> Literal["docked", "standalone"]:
 
 def _health(value: Any) -> Literal["healthy", "unhealthy", "unknown"]:
     match value:
-        case "healthy" | "unhealthy":
-            return value
+        case "healthy":
+            return "healthy"
+        case "unhealthy":
+            return "unhealthy"
         case _:
             return "unknown"

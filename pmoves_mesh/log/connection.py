@@ -61,6 +61,8 @@ class Connection:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+            if not self._task.cancelled():
+                self._task.result()  # it never ends by itself: this raises what broke it
 
     @property
     def connected(self) -> bool:

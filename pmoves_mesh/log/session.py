@@ -165,7 +165,7 @@ class Session:
     @property
     def info(self) -> dict[str, Any]:
         """What the server told of itself in its INFO line."""
-        return self.client._server_info  # noqa: SLF001 (nats-py has no accessor for it)
+        return self.client._server_info  # noqa: SLF001 - nats-py has no accessor for it
 
     async def start(self) -> None:
         """Connects and logs in; on failure `close` must still be called.
@@ -199,6 +199,9 @@ class Session:
             raise LogUnavailable(f"{login.url} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
         except (OSError, nats.errors.Error) as error:
             raise self._connect_error(error) from None
+        except (ValueError, TypeError, AttributeError):
+            # What nats-py runs into when the other side's greeting is not what it expects.
+            raise LogUnavailable(f"{login.url} does not speak the NATS protocol") from None
         if not self.client.is_connected:
             raise LogUnavailable(f"{login.url} closed the connection during the login")
 

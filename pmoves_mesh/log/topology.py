@@ -49,18 +49,10 @@ class StreamIdentity(Struct, frozen=True):
     ca_fingerprint: str
 
 
-class Limits(Struct, frozen=True, kw_only=True):
-    """How much the stream of events keeps, and on how many servers.
-
-    Attributes:
-        max_age_s: seconds after which an event is dropped.
-        max_bytes: bytes above which the oldest events are dropped.
-        replicas: 1, or 3 on a cluster.
-    """
-
-    max_age_s: float = 30 * _DAY_S
-    max_bytes: int = _GIB
-    replicas: int = 1
+class _Limits(Struct, frozen=True):
+    max_age_s: float
+    max_bytes: int
+    replicas: int
 
 
 def bucket_stream(bucket: str) -> str:
@@ -76,7 +68,13 @@ def bounds_of(info: StreamInfo) -> LogBounds:
 
 
 async def ensure(
-    connection: Connection, mesh: str, ca_fingerprint: str, limits: Limits | None = None
+    connection: Connection,
+    mesh: str,
+    ca_fingerprint: str,
+    *,
+    max_age_s: float = 30 * _DAY_S,
+    max_bytes: int = _GIB,
+    replicas: int = 1,
 ) -> LogBounds:
     """Makes whatever is missing, checks what is there, and returns the stream's bounds.
 
@@ -84,7 +82,9 @@ async def ensure(
         connection: to the mesh's NATS account.
         mesh: the mesh's name.
         ca_fingerprint: of its CA certificate.
-        limits: of the stream; by default 30 days and 1 GiB on one server.
+        max_age_s: seconds after which the stream drops an event.
+        max_bytes: bytes above which the stream drops its oldest events.
+        replicas: 1, or 3 on a cluster; what is there is never reduced.
 
     Raises:
         LogUnavailable: if JetStream does not answer.
@@ -96,7 +96,7 @@ async def ensure(
     session = connection.session()
     _check_server(session)
     identity = StreamIdentity(mesh, ca_fingerprint)
-    limits = limits or Limits()
+    limits = _Limits(max_age_s, max_bytes, replicas)
     info = await _ensure_stream(session, _events(identity, limits), identity)
     for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
         await _ensure_stream(session, bucket, identity)
@@ -127,7 +127,7 @@ def _check_server(session: Session) -> None:
         raise RightMissing("JetStream", f"JetStream is not enabled on {session.url}; start it with -js")
 
 
-def _events(identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+def _events(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
     return {
         "name": EVENTS,
         "description": "The events of a pmoves-mesh: its only truth",
@@ -144,7 +144,7 @@ def _events(identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _bucket(name: str, identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+def _bucket(name: str, identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
     """Returns the stream behind a bucket whose keys may have a TTL of their own.
 
     Source: NATS ADR-8 (key-value), ADR-48 (TTL of keys and their markers).
@@ -166,7 +166,7 @@ def _bucket(name: str, identity: StreamIdentity, limits: Limits) -> dict[str, An
     }
 
 
-def _common(identity: StreamIdentity, limits: Limits) -> dict[str, Any]:
+def _common(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
     return {
         "retention": "limits",
         "storage": "file",
@@ -194,6 +194,8 @@ async def _ensure_stream(session: Session, config: dict[str, Any], wanted: Strea
     found = _identity(info, name)
     if found != wanted:
         raise ForeignStream(_foreign(name, found, wanted))
+    replicas = max(config["num_replicas"], info.config.get("num_replicas", 1))
+    config = {**config, "num_replicas": replicas}
     changed = {key for key, value in config.items() if _held(info, key) != value}
     if not changed:
         return info

@@ -206,7 +206,8 @@ def restart_pause_s(failures: int) -> float:
 
     0, then 0.1 doubled each time, up to 5.
     """
-    return min(_PAUSE_MIN_S * 2.0 ** (failures - 1), _PAUSE_MAX_S) if failures else 0.0
+    doublings = min(failures, 10) - 1  # more than enough to reach the longest pause
+    return min(_PAUSE_MIN_S * 2**doublings, _PAUSE_MAX_S) if failures else 0.0
 
 
 def _read_pid(files: ServerFiles) -> int | None:

@@ -340,7 +340,9 @@ async def test_a_listing_larger_than_a_part_is_whole_and_in_order_however_it_is_
     assert at_once.body["count"] == 105
     assert in_parts.body == at_once.body
     assert in_parts.headers["Content-Length"] == at_once.headers["Content-Length"]
-    assert len((await mesh.get("/api/services?mode=standalone")).body["services"]) == 1
+    for query, count in (("mode=standalone", 1), ("mode=docked&capability=stt", 2), ("node=gamma", 102)):
+        narrowed = (await mesh.get(f"/api/services?{query}")).body
+        assert narrowed["count"] == len(narrowed["services"]) == count
     assert [node["name"] for node in (await mesh.get("/api/nodes")).body["nodes"]] == [
         "beta",
         "delta",

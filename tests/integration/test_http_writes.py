@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from builders import evicted, instance, registered
 from http_support import DEADLINE_S, HOST, NODE, Served, served
+from structlog.testing import capture_logs
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX
-from pmoves_mesh.errors import CapacityError, LogUnavailable, StoreError
+from pmoves_mesh.errors import CapacityError, LogUnavailable, RightMissing, StoreError
 from pmoves_mesh.views.http.shapes import Registered, Unregistered
 
 
@@ -188,6 +189,7 @@ async def test_an_instance_that_is_removed_before_its_registration_is_answered_i
         (CapacityError("instances on one node", 1), 507),
         (LogUnavailable("no answer within 2 s"), 503),
         (StoreError("mesh.db", "disk full"), 503),
+        (RightMissing("JetStream", "secret"), 500),
         (ZeroDivisionError("secret"), 500),
     ],
 )
@@ -198,8 +200,10 @@ async def test_a_fault_of_this_agent_is_a_problem_without_its_internals(
         raise error
 
     monkeypatch.setattr(mesh.registrations, "register", fail)
-    answer = await mesh.register(name="rag", port=1)
+    with capture_logs() as logged:
+        answer = await mesh.register(name="rag", port=1)
     assert (answer.status, answer.body["status"]) == (status, status)
+    assert len(logged) == (status == 500 or isinstance(error, StoreError))
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert ("Retry-After" in answer.headers) == (status == 503)
     for internal in ("Traceback", "secret", "mesh.db"):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import (
+from log_support import (
     CA,
     DEADLINE_S,
     MESH,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CA, MESH, connected
+from log_support import CA, MESH, connected
 from nats_server import NatsServer
 
 from pmoves_mesh.errors import LogError

@@ -14,12 +14,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from conftest import CA, DEADLINE_S, MESH, connected, event, eventually
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
+from log_support import CA, DEADLINE_S, MESH, connected, event, eventually
 from nats_server import NatsServer
 
 from pmoves_mesh.errors import (
@@ -35,7 +35,7 @@ from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.consumer import push_consumer
 from pmoves_mesh.log.queue import NatsWorkQueue
 from pmoves_mesh.log.stream import NatsEventLog
-from pmoves_mesh.log.topology import EVENTS, Limits, StreamIdentity, ensure, peek
+from pmoves_mesh.log.topology import EVENTS, StreamIdentity, ensure, peek
 
 SECRET = "s3cr3t-Pa55/w@rd"
 
@@ -98,10 +98,22 @@ async def test_many_agents_may_start_at_once(nats_server: NatsServer) -> None:
     assert len({one.stream_id for one in bounds}) == 1
 
 
+async def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
+    updates = "$JS.API.STREAM.UPDATE.>"
+    with NatsServer(tmp_path) as server:
+        async with connected(NatsSettings(servers=(server.url,))) as connection:
+            first = await ensure(connection, MESH, CA)
+            async with await connection.session().subscribe(updates) as inbox:
+                assert await ensure(connection, MESH, CA) == first
+                await connection.publish_core("$JS.API.STREAM.UPDATE.none", b"")
+                seen = await inbox.take(10, DEADLINE_S)
+    assert [message.subject for message in seen] == ["$JS.API.STREAM.UPDATE.none"]
+
+
 async def test_a_second_start_keeps_what_is_there_and_takes_new_limits(connection: Connection) -> None:
     await NatsEventLog(connection).publish(event(1))
     before = await stream(connection)
-    bounds = await ensure(connection, MESH, CA, Limits(max_age_s=3600, max_bytes=2**20))
+    bounds = await ensure(connection, MESH, CA, max_age_s=3600, max_bytes=2**20)
     after = await stream(connection)
     assert (bounds.first, bounds.last, bounds.stream_id) == (1, 1, before.created)
     assert (after.config["max_age"], after.config["max_bytes"]) == (3600 * 10**9, 2**20)
@@ -233,7 +245,7 @@ async def test_limits_that_a_user_may_not_change_stay_as_they_are(tmp_path: Path
         settings = NatsSettings(servers=(server.url,), user="agent", password=SECRET)
         async with connected(settings) as connection:
             await ensure(connection, MESH, CA)
-            await ensure(connection, MESH, CA, Limits(max_bytes=2**20))
+            await ensure(connection, MESH, CA, max_bytes=2**20)
             assert (await stream(connection)).config["max_bytes"] == 2**30
 
 
@@ -436,9 +448,37 @@ async def test_a_password_is_not_sent_in_clear_text_where_tls_is_wanted(tmp_path
     assert not any(received)
 
 
-async def test_a_server_that_never_greets_is_given_up_and_said_so() -> None:
-    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+@pytest.mark.parametrize(
+    "greeting",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n", b"INFO []\r\n", b"INFO {\r\n", b"\xff" * 70_000, b"INFO \xff\r\n"],
+)
+async def test_what_is_no_nats_server_is_given_up_and_tried_again(greeting: bytes) -> None:
+    greeted = 0
+
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted
+        greeted += 1
+        writer.write(greeting)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    listener = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener, Connection(NatsSettings(servers=(f"nats://127.0.0.1:{port}",))) as connection:
+
+        async def is_tried_again() -> bool:
+            return greeted >= 3 and isinstance(connection.problem, LogUnavailable)
+
+        await eventually(is_tried_again)
+        assert "\n" not in str(connection.problem)
+
+
+async def test_a_server_that_never_greets_is_given_up() -> None:
+    over = asyncio.Event()
+
+    async def stay_silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
         writer.close()
 
     listener = await asyncio.start_server(stay_silent, "127.0.0.1", 0)
@@ -450,6 +490,7 @@ async def test_a_server_that_never_greets_is_given_up_and_said_so() -> None:
 
         await eventually(is_noted)
         assert isinstance(connection.problem, LogUnavailable)
+        over.set()
 
 
 async def test_a_consumer_on_no_stream_is_refused_and_named(bare: Connection) -> None:

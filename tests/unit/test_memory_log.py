@@ -39,6 +39,10 @@ class VirtualClock:
         self.now_s += max(0.0, seconds)
 
 
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311 - repeatable chance is the point
+
+
 def event(number: int) -> SealedEvent:
     headers = {"Nats-Msg-Id": f"event-{number}"}
     return SealedEvent(subject="service.registry.updated", payload=b"%d" % number, headers=headers)
@@ -47,7 +51,7 @@ def event(number: int) -> SealedEvent:
 def make(faults: Faults | None = None, seed: int = 1) -> tuple[MemoryBroker, MemoryClient, VirtualClock]:
     clock = VirtualClock()
     broker = MemoryBroker(clock)
-    return broker, MemoryClient(broker, random.Random(seed), faults), clock
+    return broker, MemoryClient(broker, seeded(seed), faults), clock
 
 
 async def next_batch(tail: AsyncIterator[TailBatch]) -> TailBatch:
@@ -88,7 +92,7 @@ async def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> No
 
 async def test_a_disconnected_client_fails_at_once_and_its_tail_says_so_and_goes_on() -> None:
     broker, client, _ = make()
-    other = MemoryLog(MemoryClient(broker, random.Random(2)))
+    other = MemoryLog(MemoryClient(broker, seeded(2)))
     log = MemoryLog(client)
     async with contextlib.aclosing(log.tail(0)) as tail:
         assert await next_batch(tail) == TailBatch(messages=[], pending=0)
@@ -153,7 +157,7 @@ async def test_a_ttl_runs_out_to_the_millisecond() -> None:
 
 async def test_an_event_that_nobody_acknowledged_is_handed_out_again_after_thirty_seconds() -> None:
     broker, client, clock = make()
-    mine, others = MemoryWorkQueue(client), MemoryWorkQueue(MemoryClient(broker, random.Random(2)))
+    mine, others = MemoryWorkQueue(client), MemoryWorkQueue(MemoryClient(broker, seeded(2)))
     await MemoryLog(client).publish(event(1))
     (forgotten,) = await mine.fetch(10, 1)
     assert list(await others.fetch(10, 1)) == []

@@ -70,12 +70,12 @@ BOUNDS: list[tuple[str, Callable[[], Event], dict[str, Any]]] = [
     ("resources", lambda: announced(1), {"resources": {"k": -(2**64)}}),
     ("capabilities", lambda: announced(1), {"capabilities": ["x"] * 65}),
     ("instances", lambda: announced(1), {"instances": [{"name": "a", "id": "1", "revision": 1}] * 2001}),
-    ("instances[...].revision", lambda: announced(1), {"instances": [line_ := {"name": "a", "id": "1"}]}),
-    ("instances[...].revision", lambda: announced(1), {"instances": [line_ | {"revision": 2**70}]}),
+    ("instances[0]", lambda: announced(1), {"instances": [line_ := {"name": "a", "id": "1"}]}),
+    ("instances[0].revision", lambda: announced(1), {"instances": [line_ | {"revision": 2**70}]}),
     ("witness", lambda: lost(1), {"witness": None}),
     ("operator", evicted, {"operator": ""}),
     ("id", evicted, {"id": ""}),
-    ("fingerprints[...]", lambda: revoked("a" * 64), {"fingerprints": [""]}),
+    ("fingerprints[0]", lambda: revoked("a" * 64), {"fingerprints": [""]}),
     ("fingerprints", lambda: revoked("a" * 64), {"fingerprints": ["a" * 64] * 1001}),
     ("roots", lambda: rotated("pem"), {"roots": []}),
     ("roots", lambda: rotated("pem"), {"roots": ["pem"] * 9}),
@@ -89,7 +89,7 @@ def test_a_field_out_of_bounds_is_refused_and_named(
     event = make()
     with pytest.raises(MalformedEvent) as refused:
         wire.decode(event.subject, body(event, **changes))
-    assert refused.value.field == field.replace("[1]", "[...]")
+    assert refused.value.field == field
     assert refused.value.reason == "malformed"
     assert "\n" not in str(refused.value)
 

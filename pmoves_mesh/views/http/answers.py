@@ -49,7 +49,7 @@ async def send(request: web.Request, answer: Answer, position: int) -> web.Strea
 
     Source: RFC 9110 sections 8.8.3 and 13.1.2.
     """
-    tag = _etag(answer.parts)
+    tag = await _etag(answer.parts)
     headers = {
         hdrs.CONTENT_TYPE: answer.content_type,
         hdrs.ETAG: f'"{tag}"',
@@ -76,10 +76,12 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     headers[hdrs.SERVER] = "pmoves-mesh"
 
 
-def _etag(parts: Sequence[bytes]) -> str:
+async def _etag(parts: Sequence[bytes]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)
+        if len(part) > _WHOLE_BYTES_MAX:
+            await asyncio.sleep(0)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from pmoves_mesh.views.http.answers import encode
 
 _AT_ONCE: Final = 500
 _NODES_AT_ONCE: Final = 32
+_SERVICES_AT_ONCE: Final = 16
 _ATOMIC_MAX: Final = 2000
 
 
@@ -29,8 +31,8 @@ class EncodedList(Struct, frozen=True, kw_only=True):
 async def found(registry: Registry, wanted: Filter) -> EncodedList:
     """Returns the listed instances that match, by service, node and id.
 
-    The answer is the registry at one moment, except that a listing of everything in a registry
-    of more than 2000 instances is gathered service by service while the registry may change.
+    The answer is the registry at one moment, but where more than 2000 instances have to be looked
+    at, it is gathered service by service, while the registry may change.
     """
     count = 0
     parts: list[bytes] = []
@@ -83,16 +85,25 @@ def _joined(parts: Sequence[bytes]) -> Iterator[bytes]:
 
 
 async def _groups(registry: Registry, wanted: Filter) -> AsyncIterator[Sequence[InstanceEntry]]:
-    """Yields what matches, in order; where no index helps, a little at a time."""
-    indexed = wanted.name is not None or wanted.node is not None or wanted.capabilities
-    if indexed or len(registry) <= _ATOMIC_MAX:
+    """Yields what matches, in order: at once where few can match, else service by service."""
+    if wanted.name is not None or _is_small(registry, wanted):
         yield query.find(registry, wanted)
         return
     group: list[InstanceEntry] = []
     for index, service in enumerate(sorted(registry.services())):
         group += query.find(registry, msgspec.structs.replace(wanted, name=service))
-        if len(group) >= _AT_ONCE or index % _AT_ONCE == _AT_ONCE - 1:
+        if len(group) >= _AT_ONCE:
             yield group
             group = []
+        if index % _SERVICES_AT_ONCE == _SERVICES_AT_ONCE - 1:
             await asyncio.sleep(0)
     yield group
+
+
+def _is_small(registry: Registry, wanted: Filter) -> bool:
+    """Returns whether the registry's indexes leave few instances to look at."""
+    if wanted.node is not None:
+        node = registry.nodes.get(wanted.node)
+        return node is None or len(node.entries) <= _ATOMIC_MAX
+    candidates = registry.with_capabilities(wanted.capabilities)
+    return next(islice(candidates, _ATOMIC_MAX, None), None) is None
