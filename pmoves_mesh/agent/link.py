@@ -103,9 +103,13 @@ class Link:
     async def _join(self) -> None:
         """Makes sure that stream and buckets are there, shows our certificate, chooses where to begin."""
         config, replica = self._config, self._replica
-        limits = topology.Limits(max_age_s=config.stream_max_age_s, max_bytes=config.stream_max_bytes)
-        root = replica.verifier.trust.root_fingerprints[0]
-        bounds = await topology.ensure(self.connection, config.mesh, root, limits)
+        bounds = await topology.ensure(
+            self.connection,
+            config.mesh,
+            replica.verifier.trust.root_fingerprints[0],
+            max_age_s=config.stream_max_age_s,
+            max_bytes=config.stream_max_bytes,
+        )
         await self._show_certificate()
         if replica.stream_id and (replica.stream_id != bounds.stream_id or replica.position > bounds.last):
             _log.warning("the stream was made anew or restored; this replica begins anew")

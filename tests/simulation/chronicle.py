@@ -1,0 +1,94 @@
+"""What happened in a simulation, line by line: the same lines for the same seed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.log.memory import MemoryBroker
+
+
+class Chronicle:
+    """The lines so far, and what went wrong.
+
+    Attributes:
+        violations: promises that were broken on the way.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.violations: list[str] = []
+
+    def note(self, what: str) -> None:
+        self.lines.append(f"{asyncio.get_running_loop().time():10.4f} {what}")
+
+    def violate(self, what: str) -> None:
+        self.note(f"VIOLATION {what}")
+        self.violations.append(what)
+
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+    @contextmanager
+    def taking_logs(self) -> Iterator[None]:
+        """Takes in what the agents log, instead of its being printed."""
+        before = structlog.get_config()
+        structlog.configure(processors=[self._take])
+        try:
+            yield
+        finally:
+            structlog.configure(**before)
+
+    def _take(self, _logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if method != "debug":
+            self.note(f"log {fields['event']}: {fields.get('detail', '')}")
+        raise structlog.DropEvent
+
+
+class ChronicledBroker(MemoryBroker):
+    """A broker that tells what it did.
+
+    Attributes:
+        changed_s: when it last took something that it is to keep.
+    """
+
+    chronicle: Chronicle
+    changed_s = 0.0
+
+    def publish(self, sealed: SealedEvent, ttl_s: int | None) -> int:
+        position = super().publish(sealed, ttl_s)
+        self.chronicle.note(f"stream {position}: {sealed.message_id}{f' for {ttl_s} s' if ttl_s else ''}")
+        if ttl_s is None:
+            self.changed_s = self.clock.monotonic_s()
+        return position
+
+    def put(self, bucket: str, key: str, value: bytes, *, expected: int | None, ttl_s: int | None) -> int:
+        revision = super().put(bucket, key, value, expected=expected, ttl_s=ttl_s)
+        # A certificate's key is its fingerprint, which is another one in every run.
+        self.chronicle.note(f"bucket {bucket} {revision}: {key if '.' in key else 'certificate'}")
+        self.changed_s = self.clock.monotonic_s()
+        return revision
+
+    def delete(self, bucket: str, key: str) -> None:
+        super().delete(bucket, key)
+        self.chronicle.note(f"bucket {bucket}: {key} deleted")
+        self.changed_s = self.clock.monotonic_s()
+
+    def ack(self, position: int) -> None:
+        super().ack(position)
+        self.chronicle.note(f"acknowledged {position}")
+
+    def message_id(self, position: int) -> str | None:
+        """Returns what the stream holds at a position, or None."""
+        message = self._messages.get(position)
+        return message.sealed.message_id if message else None
+
+    def is_worked_off(self) -> bool:
+        """Returns whether every event was handed out and acknowledged."""
+        return not self._unacked and self._delivered == self._last
