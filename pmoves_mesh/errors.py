@@ -67,6 +67,15 @@ class ReplicaBehindError(MeshError):
         super().__init__(f"this replica is at position {position}, not yet at {wanted}")
 
 
+class NothingKnownError(MeshError):
+    """What was asked for is not known here, and this replica has not seen the mesh yet: it proves nothing."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("not known here, but this replica has not seen the mesh yet")
+
+
 class ProtocolError(MeshError):
     """An event could not be built or understood."""
 

@@ -55,6 +55,7 @@ class Replica:
         self._bucket = bucket
         self._clock = clock
         self._pending: int | None = None
+        self._informed = False
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
         self._subscribers: set[Callable[[Applied], None]] = set()
@@ -69,6 +70,11 @@ class Replica:
     def is_current(self) -> bool:
         """Whether everything the stream holds was folded in, and the log can be reached."""
         return self._pending == 0 and self._log.connected
+
+    @property
+    def is_informed(self) -> bool:
+        """Whether it ever held what the stream held, so that what it lacks was not there."""
+        return self._informed
 
     @property
     def stale_s(self) -> float | None:
@@ -142,6 +148,7 @@ class Replica:
         """Begins from a registry that was saved earlier, instead of an empty one."""
         self.registry = registry
         self.stream_id = stream_id
+        self._informed = stream_id != ""
 
     async def restore_from_bucket(self, floor: int) -> int:
         """Begins from the registry bucket, complete up to `floor`, and returns how many keys it held.
@@ -170,6 +177,7 @@ class Replica:
                 await asyncio.sleep(0)
         self._pending = batch.pending
         if self.is_current:
+            self._informed = True
             self._current_s = self._clock.monotonic_s()
             await self._fetch_missing()
         async with self._moved:

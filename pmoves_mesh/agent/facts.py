@@ -14,6 +14,7 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http.facade import RegistryFacts
 
+_REJECTIONS_SHOWN: Final = 10
 _EXPIRY_WARNING_MS: Final = 3 * 24 * 60 * 60 * 1000
 
 
@@ -48,6 +49,7 @@ class Facts:
             outbox=self._outbox.depth,
             events=dict(replica.outcomes),
             rejected=dict(replica.verifier.rejected),
+            rejections=tuple(replica.verifier.rejections)[-_REJECTIONS_SHOWN:],
             unsigned="accept" if config.accept_unsigned else "reject",
             gaps=replica.gaps,
             ca=replica.verifier.trust.root_fingerprints,

@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 failed (one line on stderr), 2 wrong usage.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
@@ -93,15 +95,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         error.show()
         return 2
-    except click.ClickException as error:
-        return _fail(error.format_message())
-    except MeshError as error:
-        return _fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is one line too
+        return _fail(_in_words(error))
+    except KeyboardInterrupt:
         return _fail("interrupted")
-    except OSError as error:
-        return _fail(str(error))
     return 0
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case click.ClickException():
+            return error.format_message()
+        case click.Abort():
+            return "interrupted"
+        case MeshError() | OSError():
+            return str(error)
+        case _:
+            return _bug(error)
+
+
+def _bug(error: Exception) -> str:
+    """Returns what nobody expected, and where in our code it happened."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "pmoves_mesh" in Path(frame.filename).parts] or frames
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"
+    return f"a bug, please report it: {type(error).__name__}: {error} ({place})"
 
 
 def _fail(message: str) -> int:

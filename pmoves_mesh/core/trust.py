@@ -24,6 +24,15 @@ SignerKind = Literal["node", "service", "operator"]
 
 _KINDS: Final[tuple[SignerKind, ...]] = ("node", "service", "operator")
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
+_NO_SVID: Final = (
+    ValueError,
+    VerificationError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -111,7 +120,7 @@ class Trust:
             verifier.verify(certificate, [])
             key = certificate.public_key()
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (ValueError, VerificationError, x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
+        except _NO_SVID as error:
             raise UntrustedIssuer(
                 name, f"its certificate does not chain to this mesh's CA ({error})"
             ) from None

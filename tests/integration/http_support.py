@@ -121,6 +121,7 @@ class Served:
             outbox=self.store.outbox_depth,
             events=dict(replica.outcomes),
             rejected=dict(replica.verifier.rejected),
+            rejections=tuple(replica.verifier.rejections),
             unsigned="reject",
             gaps=replica.gaps,
             ca=replica.verifier.trust.root_fingerprints,

@@ -262,6 +262,19 @@ async def test_a_replica_that_was_never_current_does_not_know_how_stale_it_is(tm
         assert (await here.get("/healthz")).headers["X-Mesh-Stale"] == "unknown"
 
 
+async def test_a_replica_that_has_not_seen_the_mesh_never_says_that_there_is_nothing(tmp_path: Path):
+    async with served(tmp_path, connected=False) as alone:
+        for path in ("/api/services", "/api/services/rag", "/api/services?name=rag", "/api/nodes/beta"):
+            answer = await alone.get(path)
+            assert (path, answer.status) == (path, 503)
+            assert "has not seen the mesh yet" in answer.body["detail"]
+        assert (await alone.ask("POST", "/api/discover", data=b'["rag"]')).status == 503
+        assert (await alone.register(name="rag", port=8000, capabilities=["rag"])).status == 202
+        assert (await alone.get("/api/services/rag")).body["port"] == 8000
+        assert (await alone.get("/api/services")).body["count"] == 1
+        assert (await alone.ask("POST", "/api/discover", data=b'["rag"]')).body["count"] == 1
+
+
 async def test_every_answer_carries_the_position_and_a_tag_and_hardening(mesh: Served):
     for path in ("/", "/api/services", "/api/services/rag", "/api/nodes", "/api/status", "/openapi.json"):
         answer = await mesh.get(path)

@@ -12,6 +12,7 @@ import structlog
 
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.log.memory import MemoryBroker
+from pmoves_mesh.ports import Clock
 
 
 class Chronicle:
@@ -58,8 +59,10 @@ class ChronicledBroker(MemoryBroker):
         changed_s: when it last took something that it is to keep.
     """
 
-    chronicle: Chronicle
-    changed_s = 0.0
+    def __init__(self, clock: Clock, chronicle: Chronicle) -> None:
+        super().__init__(clock)
+        self.chronicle = chronicle
+        self.changed_s = 0.0
 
     def publish(self, sealed: SealedEvent, ttl_s: int | None) -> int:
         position = super().publish(sealed, ttl_s)
@@ -91,4 +94,4 @@ class ChronicledBroker(MemoryBroker):
 
     def is_worked_off(self) -> bool:
         """Returns whether every event was handed out and acknowledged."""
-        return not self._unacked and self._delivered == self._last
+        return not self._unacked and not self.after(self._delivered, 1)[0]

@@ -32,7 +32,7 @@ class Disk:
     """
 
     def __init__(self) -> None:
-        self.latency_max_s = 0.0
+        self.latency_max_s = 0.002
         self.snapshot: StoredSnapshot | None = None
         self.journal = _empty_journal()
 

@@ -123,7 +123,7 @@ class Host:
     Attributes:
         agent: its agent, once that answers; None while it is down or starts.
         faults: between it and the broker, in this run and the next ones.
-        stays_down: it was stopped on purpose, and nobody will start it again.
+        is_up: its agent runs, if only to start or to stop.
     """
 
     def __init__(self, mesh: Mesh, name: str, identity: Identity) -> None:
@@ -133,7 +133,7 @@ class Host:
         self.clock: Final = SimClock()
         self.faults: Final = Faults()
         self.agent: Agent | None = None
-        self.stays_down = False
+        self.is_up = False
         self._mesh = mesh
         self._config = load(
             {"PMOVES_MESH_NAME": MESH, "MESH_HOSTNAME": name, "ANNOUNCE_SEC": str(mesh.announce_s)},
@@ -149,37 +149,36 @@ class Host:
         self._life: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
 
-    @property
-    def is_up(self) -> bool:
-        """Whether its agent runs, if only to start or to stop."""
-        return self._life is not None
-
     def start(self) -> None:
         """Starts the agent."""
         self._runs += 1
         self._mesh.chronicle.note(f"{self.name} starts")
+        self.is_up = True
         self._stopping = asyncio.Event()
-        self._life = asyncio.create_task(self._live(), name=f"{self.name} run {self._runs}")
+        self._life = asyncio.create_task(self._live(self._life), name=f"{self.name} run {self._runs}")
 
-    async def crash(self, *, disk_lost: bool = False) -> None:
+    def crash(self, *, disk_lost: bool = False) -> None:
         """Ends the agent in the middle of whatever it does."""
         self._mesh.chronicle.note(f"{self.name} crashes{' and loses its disk' if disk_lost else ''}")
+        self.is_up, self.agent = False, None
         if self._store is not None:
             self._store.die()
         if self._client is not None:
             self._client.disconnect()
-        life = self._life
-        if life is not None:
-            life.cancel()
-            await asyncio.wait((life,))
+        for task in (*self._calls, self._life):
+            if task is not None:
+                task.cancel()
         if disk_lost:
             self.disk.lose()
 
-    async def stop(self) -> None:
-        """Has the agent leave the mesh and end."""
+    def stop(self) -> None:
+        """Has the agent leave the mesh and end, which takes it a moment."""
         self._mesh.chronicle.note(f"{self.name} stops")
         self._stopping.set()
-        if self._life is not None:
+
+    async def stopped(self) -> None:
+        """Waits until the agent has ended, if it was ended on purpose or not."""
+        if self._life is not None and (self._stopping.is_set() or not self.is_up):
             await asyncio.wait((self._life,))
 
     def cut(self) -> None:
@@ -194,6 +193,15 @@ class Host:
         if self._cut == 0 and self._client is not None:
             self._mesh.chronicle.note(f"{self.name} is joined again")
             self._client.reconnect()
+
+    def heal(self) -> None:
+        """Has nothing go wrong any more between it and the broker, nor with its disk."""
+        self.faults.drop = self.faults.duplicate = self.faults.delay_max_s = self.faults.reorder = 0.0
+        self.disk.latency_max_s = 0.002
+        self._stalled_until_s = 0.0
+        if self._cut:
+            self._cut = 1
+            self.mend()
 
     def stall(self, seconds: float) -> None:
         """Has the materialiser drop its work, and do none for a while."""
@@ -215,11 +223,12 @@ class Host:
             self._calls.pop(task, None)
         return task
 
-    async def _live(self) -> None:
+    async def _live(self, before: asyncio.Task[None] | None) -> None:
         tasks: list[asyncio.Task[Any]] = []
+        if before is not None:
+            await asyncio.wait((before,))
         try:
             agent = await self._assembled()
-            agent.replica.verifier.trust.admit(self.identity.der)
             self.agent = agent
             for work in (
                 agent.reader.follow(self.identity),
@@ -237,17 +246,16 @@ class Host:
                 announcing.cancel()
                 await self._leave(agent)
         finally:
-            self.agent, self._life, self._client = None, None, None
-            await self._end([*self._calls, *tasks])
-
-    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """Cancels what still runs, and tells what ended with an error of its own."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks[len(self._calls) :]:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._mesh.chronicle.violate(f"{self.name} ended by itself: {error!r}")
+            self.agent = None
+            calls = [*self._calls]
+            for task in (*calls, *tasks):
+                task.cancel()
+            await asyncio.gather(*calls, *tasks, return_exceptions=True)
+            for task in tasks:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self._mesh.chronicle.violate(f"{self.name} ended by itself: {error!r}")
+            self._mesh.chronicle.note(f"{self.name} is down")
+            self.is_up = False
 
     async def _assembled(self) -> Agent:
         """Builds the agent; mirrors `agent._assemble`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -208,6 +209,19 @@ def test_a_reader_that_leaves_early_gets_no_complaint():
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_bug_is_one_line_that_says_where(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        try:
+            _ = {}["gone"]
+        except KeyError as error:
+            raise ExceptionGroup("tasks", [error]) from None
+
+    monkeypatch.setattr("pmoves_mesh.cli.client.load", fail)
+    outcome = run("status")
+    assert outcome.code == 1
+    assert re.fullmatch(r"pmoves-mesh: a bug, please report it: KeyError: 'gone' \(\S+:\d+\)\n", outcome.err)
 
 
 # Reading

@@ -23,7 +23,7 @@ WAIT_POSITION_S: Final = 5.0
 
 _KEEPALIVE_S: Final = 75.0
 _LINGER_S: Final = 1.0
-_STOP_S: Final = 0.8
+_STOP_S: Final = 0.5
 
 
 def build_app(facade: Facade) -> web.Application:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pmoves_mesh.ports import Registrar
 from pmoves_mesh.replica import Replica
+from pmoves_mesh.verifier import Rejection
 
 
 class RegistryFacts(Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
         outbox: how many events wait to be sent.
         events: how many events were folded in, by outcome.
         rejected: how many events were refused, by reason.
+        rejections: the latest of those.
         unsigned: `reject` or `accept`: what happens to events without a signature.
         gaps: how many links in nodes' chains of events were missing.
         ca: fingerprint of each root certificate of the mesh.
@@ -50,6 +52,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
     outbox: int
     events: Mapping[str, int]
     rejected: Mapping[str, int]
+    rejections: Sequence[Rejection]
     unsigned: str
     gaps: int
     ca: Sequence[str]

@@ -19,6 +19,7 @@ from pmoves_mesh.errors import (
     LogUnavailable,
     MeshError,
     NotFoundError,
+    NothingKnownError,
     NotOwnerError,
     ReplicaBehindError,
     StoreError,
@@ -72,7 +73,7 @@ def of_error(error: MeshError) -> Problem:
             problem = problem_of(507, text)
         case ReplicaBehindError():
             problem = problem_of(503, text, position=error.position)
-        case LogUnavailable():
+        case LogUnavailable() | NothingKnownError():
             problem = problem_of(503, text)
         case StoreError():
             problem = problem_of(503, _STORE)

@@ -10,7 +10,8 @@ from aiohttp import web
 import pmoves_mesh
 from pmoves_mesh.core import query
 from pmoves_mesh.core.query import Filter
-from pmoves_mesh.errors import NodeNotFound, ServiceNotFound
+from pmoves_mesh.errors import NodeNotFound, NothingKnownError, ServiceNotFound
+from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http import inputs, listing
 from pmoves_mesh.views.http.answers import Answer, encode
 from pmoves_mesh.views.http.facade import FACADE, Facade
@@ -37,8 +38,10 @@ async def index(request: web.Request) -> Answer:
 
 async def services(request: web.Request) -> Answer:
     """Answers `GET /api/services`."""
-    registry = request.app[FACADE].replica.registry
-    found = await listing.found(registry, inputs.parse_filter(request))
+    replica = request.app[FACADE].replica
+    found = await listing.found(replica.registry, inputs.parse_filter(request))
+    if not found.count:
+        _check_informed(replica)
     return Answer(parts=listing.body({"count": found.count}, services=found))
 
 
@@ -49,6 +52,7 @@ async def service(request: web.Request) -> Answer:
     name = request.match_info["name"].lower()
     entries = query.resolve(registry, name, node=facade.node)
     if not entries:
+        _check_informed(facade.replica)
         raise ServiceNotFound(name)
     best = query.instance_view(registry, entries[0])
     return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
@@ -60,6 +64,8 @@ async def discover(request: web.Request) -> Answer:
     facade = request.app[FACADE]
     registry = facade.replica.registry
     found = await listing.instances(registry, query.discover(registry, wanted, node=facade.node))
+    if not found.count:
+        _check_informed(facade.replica)
     return Answer(parts=listing.body({"count": found.count}, services=found))
 
 
@@ -75,6 +81,7 @@ async def node(request: web.Request) -> Answer:
     name = request.match_info["name"].lower()
     held = registry.nodes.get(name)
     if held is None:
+        _check_informed(request.app[FACADE].replica)
         raise NodeNotFound(name)
     view = query.node_view(held)
     return Answer(parts=listing.body(view, services_detail=await listing.found(registry, Filter(node=name))))
@@ -87,6 +94,16 @@ async def status(request: web.Request) -> Answer:
     head: dict[str, object] = {"registry": facade.describe()}
     found = await listing.found(registry, Filter())
     return Answer(parts=listing.body(head, services=found, nodes=await listing.nodes(registry)))
+
+
+def _check_informed(replica: Replica) -> None:
+    """Keeps a replica that knows nothing yet from saying that there is nothing: clients would act on it.
+
+    Raises:
+        NothingKnownError: if this replica has not seen the mesh yet.
+    """
+    if not replica.is_informed:
+        raise NothingKnownError
 
 
 async def healthz(_: web.Request) -> Answer:

@@ -1,0 +1,107 @@
+"""The callers: services on each host that register, update, deregister, and believe what they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from expectations import Expectations, Key
+from host import Agent, Host, Mesh
+
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.registration import Registration
+from pmoves_mesh.errors import NotOwnerError, ServiceNotFound
+
+_SERVICES: Final = ("rag", "whisper", "zero")
+_IDS: Final = ("1", "2")
+_PATIENCE_S: Final = 1.0
+
+
+class Caller:
+    """One caller on a host, with services of its own; the next call begins after the last has ended."""
+
+    def __init__(self, mesh: Mesh, host: Host, expectations: Expectations, number: int) -> None:
+        self._mesh = mesh
+        self._host = host
+        self._expectations = expectations
+        self._services = [f"{service}-{number}" for service in _SERVICES]
+        self._rng = random.Random(f"{mesh.seed} {host.name} caller {number}")
+        self._pause_s = self._rng.uniform(1, 10)
+        self._value = 0
+
+    async def run(self) -> None:
+        """Calls for ever."""
+        while True:
+            await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
+            await self._call()
+
+    async def _call(self) -> None:
+        rng = self._rng
+        key = (rng.choice(self._services), rng.choice(_IDS))
+        wait = rng.random() < 0.7
+        patience_s = _PATIENCE_S * rng.random() if rng.random() < 0.1 else None
+        what = rng.choices((self._register, self._repeat, self._deregister), (6, 1, 3))[0]
+        name = f"{self._host.name} {what.__name__.strip('_')} {'/'.join(key)}"
+
+        async def work(agent: Agent) -> str:
+            self._mesh.chronicle.note(f"{name} is asked for{'' if wait else ', no wait'}")
+            async with asyncio.timeout(patience_s):
+                return await what(agent, key, wait=wait)
+
+        ended = await self._host.call(work)
+        if ended is None:
+            return
+        if ended.cancelled():
+            said = "the agent ended"
+        elif isinstance(ended.exception(), TimeoutError):
+            said = "given up"
+        elif (error := ended.exception()) is not None:
+            said = ""
+            self._mesh.chronicle.violate(f"{name} raised {error!r}")
+        else:
+            said = ended.result()
+        self._mesh.chronicle.note(f"{name}: {said}")
+
+    async def _register(self, agent: Agent, key: Key, *, wait: bool) -> str:
+        self._value += 1
+        return await self._registered(agent, key, self._value, wait=wait)
+
+    async def _repeat(self, agent: Agent, key: Key, *, wait: bool) -> str:
+        """Registers what is registered already."""
+        value = max((value for value in self._expectations.of(key) if value is not None), default=1)
+        return await self._registered(agent, key, value, wait=wait)
+
+    async def _registered(self, agent: Agent, key: Key, value: int, *, wait: bool) -> str:
+        self._expectations.ask([key], value)
+        wanted = Registration(name=key[0], id=key[1], port=value)
+        receipt = await agent.registrations.register(wanted, wait=wait)
+        self._expectations.know([key], value)
+        entry = agent.replica.registry.entry(InstanceKey(key[0], self._host.name, key[1]))
+        if entry is None or entry.record.port != value:
+            self._mesh.chronicle.violate(f"{self._host.name} does not find {key} as {value} after it said so")
+        self._check_position(receipt.position)
+        return f"{value} at {receipt.position}"
+
+    async def _deregister(self, agent: Agent, key: Key, *, wait: bool) -> str:
+        service, one = key
+        whole = self._rng.random() < 0.3
+        keys = [(service, each) for each in _IDS] if whole else [key]
+        self._expectations.ask(keys, None)
+        try:
+            position = await agent.registrations.deregister(
+                service, node=self._host.name, instance_id=None if whole else one, wait=wait
+            )
+        except (ServiceNotFound, NotOwnerError):
+            for each in keys:
+                self._expectations.check(each, None)
+            position = 0
+        self._expectations.know(keys, None)
+        self._check_position(position)
+        return f"gone at {position}"
+
+    def _check_position(self, position: int) -> None:
+        """Checks that what a caller is told to be in the stream is there."""
+        message_id = self._mesh.broker.message_id(position)
+        if position and f".{self._host.name}." not in (message_id or ""):
+            self._mesh.chronicle.violate(f"{self._host.name}'s event is not at {position}, but {message_id}")

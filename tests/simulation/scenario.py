@@ -1,0 +1,107 @@
+"""A scenario: a seed makes hosts, callers and faults; then all is mended, and must agree."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine, Sequence
+from functools import cache
+from typing import Any, Final
+
+from builders import Authority, Identity
+from callers import Caller
+from chronicle import Chronicle, ChronicledBroker
+from expectations import Expectations
+from host import Host, Mesh
+from nemesis import Nemesis
+from verdict import check
+from virtual_time import SimClock, ended, run
+
+_CALLERS_PER_HOST: Final = 2
+_POLL_S: Final = 0.5
+_REST_MAX_S: Final = 900.0
+
+
+@cache
+def authority() -> Authority:
+    """Returns the CA of every simulated mesh; its keys are random, and nothing depends on them."""
+    return Authority()
+
+
+@cache
+def identity(name: str) -> Identity:
+    return authority().identity(name)
+
+
+_NAMES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+
+
+class Scenario:
+    """One run of a mesh, which its seed decides down to the last step."""
+
+    def __init__(self, seed: int) -> None:
+        self.chronicle = Chronicle()
+        self._seed = seed
+        self._rng = random.Random(seed)
+
+    def play(self) -> Chronicle:
+        """Plays it in virtual time, and returns what happened."""
+        with self.chronicle.taking_logs():
+            run(self._play())
+        return self.chronicle
+
+    async def _play(self) -> None:
+        rng = self._rng
+        broker = ChronicledBroker(SimClock(), self.chronicle)
+        mesh = Mesh(self._seed, broker, self.chronicle, authority(), announce_s=rng.choice((1, 2, 5)))
+        hosts = [Host(mesh, name, identity(name)) for name in _NAMES[: rng.randint(2, len(_NAMES))]]
+        expectations = {host.name: Expectations(host, self.chronicle) for host in hosts}
+        nemesis = Nemesis(mesh, hosts, expectations)
+        self.chronicle.note(f"{len(hosts)} hosts; {', '.join(kind.__name__ for kind in nemesis.kinds)}")
+        callers = [
+            Caller(mesh, host, expectations[host.name], number)
+            for host in hosts
+            for number in range(_CALLERS_PER_HOST)
+        ]
+        try:
+            for host in hosts:
+                host.start()
+            await _for_a_while(rng.uniform(60, 200), [one.run() for one in (nemesis, *callers)])
+            await nemesis.heal()
+            await self._rest(mesh, hosts)
+            await check(mesh, hosts, expectations)
+        finally:
+            for host in hosts:
+                host.crash(disk_lost=True)
+                await host.stopped()
+
+    async def _rest(self, mesh: Mesh, hosts: Sequence[Host]) -> None:
+        """Waits until nobody has anything more to say but to repeat itself."""
+        self.chronicle.note("all is mended")
+        clock, quiet_s = mesh.broker.clock, 10 + 6 * mesh.announce_s
+        deadline_s = clock.monotonic_s() + _REST_MAX_S
+        while clock.monotonic_s() - mesh.broker.changed_s < quiet_s or not all(map(_rests, hosts)):
+            if clock.monotonic_s() > deadline_s:
+                self.chronicle.violate(f"no rest within {_REST_MAX_S:.0f} s")
+                return
+            await clock.sleep(_POLL_S)
+        self.chronicle.note("all is quiet")
+
+
+def _rests(host: Host) -> bool:
+    agent = host.agent
+    if agent is None:
+        return not host.is_up
+    return agent.outbox.depth == 0 and agent.replica.is_current
+
+
+async def _for_a_while(seconds: float, works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Runs works that do not end by themselves."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await ended(tasks)
+
