@@ -138,6 +138,7 @@ def test_no_flipped_bit_of_payload_headers_or_subject_verifies(event: NodeLost, 
         AUTHORITY.unseal(changed)
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.data())
 def test_no_certificate_with_a_flipped_bit_is_admitted(data: st.DataObject):
     with pytest.raises(UntrustedIssuer):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 from builders import MESH, Authority, Identity
 from chronicle import Chronicle, ChronicledBroker
 from disk import Disk, SimStore
@@ -23,6 +24,7 @@ from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.config import load
+from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
@@ -33,6 +35,8 @@ from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.materialiser import Materialiser
 
 T = TypeVar("T")
+Held = dict[InstanceKey, tuple[Instance, Stamp]]
+"""Instances, and the stamps at which their owner stated them last."""
 
 _RETRY_S: Final = 0.1
 _LEAVE_S: Final = 1.5
@@ -148,6 +152,14 @@ class Host:
         self._stalled_until_s = 0.0
         self._life: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
+
+    def stored(self) -> Held:
+        """Returns what is registered here, by what is on the disk."""
+        held = Held()
+        for one in self.disk.journal.registrations():
+            record = msgspec.json.decode(one.record, type=Instance)
+            held[record.key] = record, Stamp(one.incarnation, one.revision)
+        return held
 
     def start(self) -> None:
         """Starts the agent."""

@@ -68,11 +68,12 @@ class Nemesis:
             await ended(harm)
 
     async def heal(self) -> None:
-        """Mends everything but the clocks, and starts every agent; some that were stopped stay so."""
+        """Mends everything but the clocks, and starts every agent but some that left."""
         for host in self._hosts:
             host.heal()
             await host.stopped()
-            if not host.is_up and (host.name not in self.stopped or self._rng.random() < 0.5):
+            left = host.name in self.stopped and not host.disk.journal.outbox_depth
+            if not host.is_up and not (left and self._rng.random() < 0.5):
                 self._start(host)
 
     def _while_s(self, mean_s: float) -> float:

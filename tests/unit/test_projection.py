@@ -21,6 +21,7 @@ from builders import (
 )
 
 from pmoves_mesh.core import envelope
+from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import (
     Event,
     InstanceHealthChanged,
@@ -30,6 +31,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.projection import REMOVAL_KEPT_MS, apply
+from pmoves_mesh.core.registry import Registry
 
 RAG = InstanceKey("rag", "alpha", "1")
 TTS = InstanceKey("tts", "alpha", "1")
@@ -354,6 +356,12 @@ def test_the_version_grows_only_with_what_a_reader_could_see():
     assert story.registry.version == version
     story.tell(evicted())
     assert story.registry.version == version + 1
+
+
+def test_an_event_that_no_rule_is_written_for_is_a_bug_here():
+    unknown = VerifiedEvent(object(), None, "", _by=envelope._UNSEALED)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="unreachable"):
+        apply(Registry(), unknown, position=1, time_ms=NOW_MS)
 
 
 def test_the_position_only_grows():

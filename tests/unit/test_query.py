@@ -9,9 +9,10 @@ from builders import NOW_MS, Story, announced, evicted, instance, left, lost, re
 from pmoves_mesh.core import query
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.query import Filter, InstanceView
+from pmoves_mesh.core.registry import InstanceEntry
 
 
-def _keys(entries: list) -> list[tuple[str, str, str]]:
+def _keys(entries: list[InstanceEntry]) -> list[tuple[str, str, str]]:
     return [tuple(entry.key) for entry in entries]
 
 

@@ -16,6 +16,7 @@ from builders import (
     revoked,
 )
 
+from pmoves_mesh.core.event import InstanceEvicted
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.registry import NodeEntry, Registry
 
@@ -145,7 +146,7 @@ def test_an_instance_signed_by_a_revoked_certificate_is_not_listed():
         ([evicted(instance_id="1", lifted=True), evicted()], False),
     ],
 )
-def test_the_latest_word_of_an_operator_about_an_instance_holds(words: list, *, shown: bool):
+def test_the_latest_word_of_an_operator_about_an_instance_holds(words: list[InstanceEvicted], *, shown: bool):
     story = Story()
     story.tell(registered(1), *words)
     assert (story.listed() != set()) is shown
