@@ -135,11 +135,13 @@ async def _assemble(
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)
     materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, clock)
     bridge = Bridge(connection, log, replica, registrations, clock)
-    bridging = (
+    speaking = (
+        outbox.run,
+        materialiser.run,
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )
-    return _Parts(announcer, outbox, saver, (link.run, outbox.run, materialiser.run, saver.run, *bridging))
+    return _Parts(announcer, outbox, saver, (link.run, saver.run, *map(link.once_joined, speaking)))
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:

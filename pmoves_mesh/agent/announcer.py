@@ -56,6 +56,7 @@ class Announcer:
         self._log = log
         self._clock = clock
         self._latest: NodeAnnounced | None = None
+        self._said: asyncio.Future[int] | None = None
         self._repeats = 0
         self._contradicted = asyncio.Event()
 
@@ -67,7 +68,8 @@ class Announcer:
             self._latest = self._announcement(place)
             return (self._latest,)
 
-        return await self._author.state(build)
+        self._said = await self._author.state(build)
+        return self._said
 
     async def leave(self, reason: str) -> asyncio.Future[int]:
         """States that this node leaves on purpose; the future gives its position in the stream."""
@@ -131,7 +133,8 @@ class Announcer:
                 await self._registrations.state(held.record, InstanceUpdated)
 
     async def _repeat(self) -> None:
-        if self._latest is None or not self._log.connected:
+        # A repetition that is in the stream before what it repeats would count as the first copy.
+        if self._latest is None or self._said is None or not self._said.done() or not self._log.connected:
             return
         self._repeats += 1
         now_ms = self._clock.now_ms()

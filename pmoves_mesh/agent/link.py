@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Final
 
 import structlog
 
@@ -60,6 +63,22 @@ class Link:
         self._clock = clock
         self._identities = NatsBucket(connection, topology.IDENTITIES)
         self._queue = NatsWorkQueue(connection)
+        self._joined = asyncio.Event()
+
+    def once_joined(
+        self, loop: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Returns `loop`, made to begin only once this node has joined the mesh.
+
+        Before that nobody could verify its events, and the stream may even be another mesh's.
+        """
+
+        @wraps(loop)
+        async def begin() -> None:
+            await self._joined.wait()
+            await loop()
+
+        return begin
 
     async def run(self) -> None:
         """Follows the stream for ever.
@@ -74,6 +93,7 @@ class Link:
             try:
                 await self._join()
                 self.problem = ""
+                self._joined.set()
                 await self._replica.run()
             except LogUnavailable as error:
                 self.problem = str(error)

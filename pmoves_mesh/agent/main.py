@@ -31,6 +31,9 @@ def run(config: Config) -> None:
         uvloop.run(_until_signalled(config))
     except* MeshError as group:
         raise _first(group) from None
+    except* Exception:
+        _log.exception("agent failed")
+        raise
 
 
 def configure_logging() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +45,8 @@ def migrate_command(*, stream: str | None, yes: bool) -> None:
             click.echo(f"stream {conflict.stream} was left as it is")
             continue
         path = config.data_dir / f"migrated-{conflict.stream}.jsonl"
-        _append(path, [])  # a folder that takes no file is found before anything is changed
-        services = asyncio.run(_migrate(settings, conflict.stream))
-        _append(path, [payload for _, payload in services])
-        click.echo(f"done; the {len(services)} registrations that it held are in {path}")
+        count = asyncio.run(_migrate(settings, conflict.stream, path))
+        click.echo(f"done; the {count} registrations that it held are in {path}")
 
 
 @click.group("bucket", epilog=example("pmoves-mesh bucket rebuild"))
@@ -75,10 +74,14 @@ async def _plan(settings: NatsSettings) -> list[Conflict]:
         return await migration.plan(connection)
 
 
-async def _migrate(settings: NatsSettings, stream: str) -> list[tuple[str, bytes]]:
+async def _migrate(settings: NatsSettings, stream: str, path: Path) -> int:
+    """Saves what the stream knows before anything is changed."""
     async with Connection(settings) as connection:
         await connection.wait_connected(_CONNECT_WITHIN_S)
-        return await migration.migrate(connection, stream)
+        saved = await migration.registrations(connection, stream)
+        _write(path, saved)
+        await migration.make_room(connection, stream)
+        return len(saved)
 
 
 def _intention(conflict: Conflict) -> str:
@@ -89,11 +92,13 @@ def _intention(conflict: Conflict) -> str:
     )
 
 
-def _append(path: Path, payloads: list[bytes]) -> None:
+def _write(path: Path, payloads: list[bytes]) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.writelines(payload + b"\n" for payload in payloads)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise StartError(f"{path} cannot be written: {error.strerror}") from error
 

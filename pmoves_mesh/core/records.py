@@ -165,11 +165,14 @@ def _statement(record: Record) -> Record | None:
 def _rank(record: Record) -> tuple[Stamp, int, int]:
     if record.subject in _BY_POSITION:
         return Stamp(0, 0), 0, record.position
-    return record.stamp, _ENDINGS.get(record.subject, 0), -record.position
+    return record.stamp, _RANKS.get(record.subject, 0), -record.position
 
 
 _REMOVALS: Final = frozenset(
     {InstanceDeregistered.subject, InstanceUnregistered.subject, InstanceExpired.subject}
 )
 _ENDINGS: Final = {NodeLost.subject: 1, InstanceExpired.subject: 1, NodeLeft.subject: 2}
+_RANKS: Final = {**_ENDINGS, InstanceUnregistered.subject: -1}
+"""At one stamp an ending outranks what it ends; the older word for a removal, which the stream soon
+forgets, comes behind the removal itself."""
 _BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

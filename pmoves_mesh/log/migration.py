@@ -55,17 +55,8 @@ async def plan(connection: Connection) -> list[Conflict]:
     return [_conflict(await _info(session, name)) for name in sorted(names - {EVENTS})]
 
 
-async def migrate(connection: Connection, stream_name: str) -> list[tuple[str, bytes]]:
-    """Makes room: returns what a stream knows of services, then narrows it, or deletes it.
-
-    A stream all of whose subjects overlap the mesh's is deleted. The asking is the caller's.
-
-    Args:
-        connection: to the account.
-        stream_name: one of those that `plan` returned.
-
-    Returns:
-        Subject and payload of the latest registration of each service that is still registered.
+async def registrations(connection: Connection, stream_name: str) -> list[bytes]:
+    """Returns what a stream knows of services: the latest registration of each that is registered still.
 
     Raises:
         LogError: if there is no such stream, or it is not in the way.
@@ -73,17 +64,37 @@ async def migrate(connection: Connection, stream_name: str) -> list[tuple[str, b
         RightMissing: if this user may not.
     """
     session = connection.session()
+    await _in_the_way(session, stream_name)
+    return await _registrations(session, stream_name)
+
+
+async def make_room(connection: Connection, stream_name: str) -> None:
+    """Takes the mesh's subjects from a stream; one that has no others is deleted. The asking is the caller's.
+
+    Args:
+        connection: to the account.
+        stream_name: one of those that `plan` returned.
+
+    Raises:
+        LogError: if there is no such stream, or it is not in the way.
+        LogUnavailable: if JetStream does not answer.
+        RightMissing: if this user may not.
+    """
+    session = connection.session()
+    info = await _in_the_way(session, stream_name)
+    kept = _conflict(info).kept
+    if kept:
+        await call(session, f"STREAM.UPDATE.{stream_name}", Done, {**info.config, "subjects": list(kept)})
+    else:
+        await call(session, f"STREAM.DELETE.{stream_name}", Done)
+
+
+async def _in_the_way(session: Session, stream_name: str) -> StreamInfo:
     info = await _info(session, stream_name)
     conflict = _conflict(info)
     if stream_name == EVENTS or conflict.kept == conflict.subjects:
         raise LogError(f"stream {stream_name} is not in the mesh's way; nothing was changed")
-    records = await _registrations(session, stream_name)
-    if conflict.kept:
-        config = {**info.config, "subjects": list(conflict.kept)}
-        await call(session, f"STREAM.UPDATE.{stream_name}", Done, config)
-    else:
-        await call(session, f"STREAM.DELETE.{stream_name}", Done)
-    return records
+    return info
 
 
 async def _info(session: Session, stream: str) -> StreamInfo:
@@ -105,9 +116,9 @@ def _conflict(info: StreamInfo) -> Conflict:
     )
 
 
-async def _registrations(session: Session, stream: str) -> list[tuple[str, bytes]]:
+async def _registrations(session: Session, stream: str) -> list[bytes]:
     """Returns the latest registration of each service, at most `SERVICES_MAX`, the newest ones."""
-    latest: dict[str, tuple[str, bytes]] = {}
+    latest: dict[str, bytes] = {}
     config = {"deliver_policy": "all", "filter_subject": "service.registry.*"}
     async with push_consumer(session, stream, config) as consumer:
         while consumer.pending:
@@ -116,7 +127,7 @@ async def _registrations(session: Session, stream: str) -> list[tuple[str, bytes
                 if service and message.subject in {_REGISTERED, *_GONE}:
                     latest.pop(service, None)
                     if message.subject == _REGISTERED:
-                        latest[service] = (message.subject, message.data)
+                        latest[service] = message.data
                 if len(latest) > SERVICES_MAX:
                     del latest[next(iter(latest))]
     return list(latest.values())

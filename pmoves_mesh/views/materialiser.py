@@ -66,7 +66,9 @@ class Materialiser:
     async def _write_all(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
             return
-        await self._replica.wait_position(deliveries[-1].message.position, _BEHIND_S)
+        # What is handed out again may come behind what is new.
+        latest = max(delivery.message.position for delivery in deliveries)
+        await self._replica.wait_position(latest, _BEHIND_S)
         # Events for different keys are independent; those for one key go in their order.
         by_key: dict[str, list[tuple[LogMessage, Event]]] = {}
         for delivery in deliveries:

@@ -44,7 +44,7 @@ class _Ledger:
     def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
         for one in verified:
             change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
-            if change.outcome == "applied":
+            if change.outcome in {"applied", "repeated"}:
                 self._record(message, one, change)
 
     def _record(self, message: LogMessage, one: VerifiedEvent, change: Change) -> None:

@@ -13,7 +13,7 @@ from pmoves_mesh.errors import LogError
 from pmoves_mesh.log import api
 from pmoves_mesh.log.api import Done, StreamInfo, StreamNames, call
 from pmoves_mesh.log.connection import Connection, NatsSettings
-from pmoves_mesh.log.migration import Conflict, migrate, plan
+from pmoves_mesh.log.migration import Conflict, make_room, plan, registrations
 from pmoves_mesh.log.topology import EVENTS, ensure
 
 
@@ -61,10 +61,11 @@ async def test_a_covered_stream_gives_its_latest_registrations_and_is_deleted(tm
             await api.publish(connection.session(), "service.registry.registered", b"not json \xff", {})
             await say(connection, "unregistered", "gone")
             rag = await say(connection, "registered", "rag", 4)
-            records = await migrate(connection, "service_registry")
-            assert [subject for subject, _ in records] == ["service.registry.registered"] * 2
-            assert [json.loads(payload)["data"]["port"] for _, payload in records] == [2, 4]
-            assert records[1][1] == rag
+            saved = await registrations(connection, "service_registry")
+            assert [json.loads(payload)["data"]["port"] for payload in saved] == [2, 4]
+            assert saved[1] == rag
+            assert await names(connection) == ["service_registry"]
+            await make_room(connection, "service_registry")
             assert await names(connection) == []
             await ensure(connection, MESH, CA)
             assert await plan(connection) == []
@@ -75,7 +76,8 @@ async def test_a_stream_with_other_subjects_is_narrowed_and_keeps_its_messages(t
         async with connected(NatsSettings(servers=(server.url,))) as connection:
             await make(connection, "wide", "service.registry.registered", "mesh.gpu.>")
             await api.publish(connection.session(), "mesh.gpu.status.v1", b"busy", {})
-            assert await migrate(connection, "wide") == []
+            assert await registrations(connection, "wide") == []
+            await make_room(connection, "wide")
             info = await call(connection.session(), "STREAM.INFO.wide", StreamInfo)
             assert info.config["subjects"] == ["mesh.gpu.>"]
             assert info.state.messages == 1
@@ -87,9 +89,10 @@ async def test_a_stream_that_is_not_in_the_way_is_never_touched(tmp_path: Path) 
         async with connected(NatsSettings(servers=(server.url,))) as connection:
             await make(connection, "gpu", "mesh.gpu.>")
             await ensure(connection, MESH, CA)
-            for name in ("gpu", EVENTS):
-                with pytest.raises(LogError, match="nothing was changed"):
-                    await migrate(connection, name)
-            with pytest.raises(LogError, match="there is no stream absent"):
-                await migrate(connection, "absent")
+            for step in (registrations, make_room):
+                for name in ("gpu", EVENTS):
+                    with pytest.raises(LogError, match="nothing was changed"):
+                        await step(connection, name)
+                with pytest.raises(LogError, match="there is no stream absent"):
+                    await step(connection, "absent")
             assert {"gpu", EVENTS} < set(await names(connection))

@@ -40,7 +40,7 @@ from pmoves_mesh.core.event import (
     InstanceUpdated,
     NodeAnnounced,
 )
-from pmoves_mesh.core.model import Instance, ManifestEntry, Stamp
+from pmoves_mesh.core.model import Instance, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.projection import Change, apply
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
@@ -279,8 +279,8 @@ def _drop_unlisted(held: dict[str, Record], event: NodeAnnounced) -> None:
             del held[key]
 
 
-def listed(registry: Registry) -> dict[tuple[str, str, str], Instance]:
-    return {tuple(entry.key): entry.record for entry in registry.entries() if registry.is_listed(entry)}
+def listed(registry: Registry) -> dict[InstanceKey, Instance]:
+    return {entry.key: entry.record for entry in registry.entries() if registry.is_listed(entry)}
 
 
 def time_ms(position: int) -> int:

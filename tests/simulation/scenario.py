@@ -80,7 +80,11 @@ class Scenario:
         self.chronicle.note("all is mended")
         clock, quiet_s = mesh.broker.clock, 10 + 6 * mesh.announce_s
         deadline_s = clock.monotonic_s() + _REST_MAX_S
-        while clock.monotonic_s() - mesh.broker.changed_s < quiet_s or not all(map(_rests, hosts)):
+        while not (
+            clock.monotonic_s() - mesh.broker.changed_s > quiet_s
+            and mesh.broker.is_worked_off()
+            and all(map(_rests, hosts))
+        ):
             if clock.monotonic_s() > deadline_s:
                 self.chronicle.violate(f"no rest within {_REST_MAX_S:.0f} s")
                 return
@@ -104,4 +108,3 @@ async def _for_a_while(seconds: float, works: Sequence[Coroutine[Any, Any, None]
             task.result()
     finally:
         await ended(tasks)
-

@@ -1,0 +1,55 @@
+"""A program that knows nats-py and JSON, and nothing of the mesh: what it can see and say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+STREAM = "MESH_EVENTS"
+ANNOUNCE = "mesh.node.announce.v1"
+TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def plain_client(url: str) -> AsyncIterator[Client]:
+    client = await nats.connect(url, connect_timeout=TIMEOUT_S, allow_reconnect=False)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def read_stream(client: Client, subject: str = ">") -> list[Msg]:
+    """Returns every message of the mesh's stream on a subject, as a plain pull consumer gets them."""
+    jetstream = client.jetstream(timeout=TIMEOUT_S)
+    config = ConsumerConfig(
+        filter_subject=subject,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.NONE,
+        mem_storage=True,
+        inactive_threshold=30.0,
+    )
+    consumer = await jetstream.add_consumer(STREAM, config)
+    reader = await jetstream.pull_subscribe_bind(consumer.name, STREAM)
+    messages: list[Msg] = []
+    while pending := (await reader.consumer_info()).num_pending:
+        messages += await reader.fetch(min(pending, 500), timeout=TIMEOUT_S)
+    await reader.unsubscribe()
+    return messages
+
+
+async def events_of(client: Client, subject: str = ">") -> list[dict[str, Any]]:
+    """Returns every event of the mesh's stream on a subject as the JSON that it is."""
+    return [json.loads(message.data) for message in await read_stream(client, subject)]
+
+
+async def last_position(client: Client) -> int:
+    """Returns the sequence of the stream's newest message."""
+    return (await client.jetstream(timeout=TIMEOUT_S).stream_info(STREAM)).state.last_seq
