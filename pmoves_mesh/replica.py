@@ -164,8 +164,6 @@ class Replica:
         held = [record async for record in _records(self._bucket)]
         held.sort(key=lambda record: record.position)
         for record in held:
-            if record.announce is not None:
-                await self._fold_record(record.announce)
             await self._fold_record(record)
         self.registry.position = floor
         # The bucket holds the last link of each key, so missing ones say nothing.
@@ -206,6 +204,8 @@ class Replica:
                 await self._clock.sleep(_RETRY_S)
 
     async def _fold_record(self, record: records.Record) -> None:
+        if record.ended is not None:
+            await self._fold_record(record.ended)
         await self._fold(LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms))
 
     def _apply(self, verified: VerifiedEvent, *, position: int, time_ms: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _SERVICES_SHOWN_MAX: Final = 1000
 _START_S: Final = 2.0
+_MANIFEST_BYTES_MAX: Final = 160 * 1024
 _PAUSE_S: Final = 0.5
 
 
@@ -150,11 +151,9 @@ class Announcer:
     def _announcement(self, place: Place) -> NodeAnnounced:
         config, held = self._config, self._registrations.held
         services = dict.fromkeys(key.service for key in held)
-        fields: dict[str, Any] = {**place}
-        if len(held) <= MANIFEST_ENTRIES_MAX:
-            fields["instances"] = self._manifest(place["incarnation"])
         return NodeAnnounced(
-            **fields,
+            **place,
+            instances=self._manifest(place["incarnation"]),
             node_id=config.node,
             hostname=config.node,
             host=self._registrations.host,
@@ -167,8 +166,11 @@ class Announcer:
             version=__version__,
         )
 
-    def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...]:
-        return tuple(
+    def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...] | None:
+        """Returns a line for each instance, or None if that would outgrow an event."""
+        if len(self._registrations.held) > MANIFEST_ENTRIES_MAX:
+            return None
+        lines = tuple(
             ManifestEntry(
                 name=key.service,
                 id=key.id,
@@ -177,3 +179,4 @@ class Announcer:
             )
             for key, held in self._registrations.held.items()
         )
+        return lines if len(msgspec.json.encode(lines)) <= _MANIFEST_BYTES_MAX else None

@@ -87,9 +87,9 @@ class Registrations:
             held=held.record if held else None,
             now=now,
         )
-        if held is not None and is_same(held.record, record):
-            entry = self._replica.registry.entry(key)
-            return Receipt(instance=held.record, position=entry.position if entry else 0)
+        entry = self._replica.registry.entry(key)
+        if held is not None and entry is not None and is_same(held.record, record):
+            return Receipt(instance=held.record, position=entry.position)
         if held is None and len(self.held) >= INSTANCES_PER_NODE_MAX:
             raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
         future = await self.state(record, InstanceUpdated if held else InstanceRegistered)

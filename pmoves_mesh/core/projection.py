@@ -73,13 +73,18 @@ def apply(registry: Registry, verified: VerifiedEvent, *, position: int, time_ms
         time_ms: when the stream took it, unix milliseconds.
     """
     registry.position = max(registry.position, position)
-    revoked_at = registry.revoked.get(verified.fingerprint)
-    if revoked_at is not None and (position == 0 or position > revoked_at):
+    if is_revoked(registry, verified, position=position):
         return _REVOKED
     change = _dispatch(registry, verified, position, time_ms)
     if change.instances or change.nodes:
         registry.version += 1
     return change
+
+
+def is_revoked(registry: Registry, verified: VerifiedEvent, *, position: int) -> bool:
+    """Returns whether the certificate that signed an event no longer held at its position."""
+    revoked_at = registry.revoked.get(verified.fingerprint)
+    return revoked_at is not None and (position == 0 or position > revoked_at)
 
 
 def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_ms: int) -> Change:

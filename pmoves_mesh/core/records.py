@@ -40,7 +40,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
         time_ms: when the stream took it, unix milliseconds.
         event: the payload, byte for byte.
         stamp: of the event; the compare-and-set goes by it.
-        announce: for an event that ends something, the record of what it ends: the last announcement
+        ended: for an event that ends something, the record of what it ends: the last announcement
             of a node that left or is lost, the last statement about an instance that expired.
     """
 
@@ -50,7 +50,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, str]
     event: msgspec.Raw
     stamp: Stamp
-    announce: Record | None = None
+    ended: Record | None = None
 
     @property
     def sealed(self) -> SealedEvent:
@@ -153,13 +153,13 @@ def merged(held: Record | None, fresh: Record) -> Record | None:
     latest = max(held, fresh, key=_rank)
     if latest.subject in _ENDINGS:
         statements = [record for record in map(_statement, (held, fresh)) if record is not None]
-        announce = max(statements, key=_rank, default=None)
-        latest = msgspec.structs.replace(latest, announce=announce)
+        ended = max(statements, key=_rank, default=None)
+        latest = msgspec.structs.replace(latest, ended=ended)
     return None if latest == held else latest
 
 
 def _statement(record: Record) -> Record | None:
-    return record.announce if record.subject in _ENDINGS else record
+    return record.ended if record.subject in _ENDINGS else record
 
 
 def _rank(record: Record) -> tuple[Stamp, int, int]:

@@ -17,6 +17,7 @@ import structlog
 from pmoves_mesh.core import records
 from pmoves_mesh.core.event import Event, NodeAnnounced, Stated
 from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.projection import is_revoked
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
     LogError,
@@ -96,7 +97,12 @@ class Materialiser:
             verified = await self._replica.verifier.unseal(message)
         except RemoteProtocolError:
             return []  # the replica counted it
-        return [one.event for one in verified if self._holds(one.event, message.position)]
+        registry, position = self._replica.registry, message.position
+        return [
+            one.event
+            for one in verified
+            if not is_revoked(registry, one, position=position) and self._holds(one.event, position)
+        ]
 
     def _holds(self, event: Event, position: int) -> bool:
         registry = self._replica.registry

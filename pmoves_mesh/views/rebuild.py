@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core import projection, records
 from pmoves_mesh.core.envelope import VerifiedEvent
-from pmoves_mesh.core.event import NodeAnnounced
+from pmoves_mesh.core.event import NodeAnnounced, Removed
 from pmoves_mesh.core.projection import Change
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
@@ -44,7 +44,8 @@ class _Ledger:
     def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
         for one in verified:
             change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
-            if change.outcome in {"applied", "repeated"}:
+            late = change.outcome == "outdated" and isinstance(one.event, Removed)
+            if late or change.outcome in {"applied", "repeated"}:
                 self._record(message, one, change)
 
     def _record(self, message: LogMessage, one: VerifiedEvent, change: Change) -> None:

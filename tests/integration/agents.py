@@ -29,6 +29,11 @@ DEADLINE_S = 30.0
 REQUEST_TIMEOUT_S = 20.0
 
 
+def note(text: str) -> None:
+    """Says what was measured: pytest shows it with -s, or when the test fails."""
+    sys.stderr.write(f"{text}\n")
+
+
 def eventually(condition: Callable[[], bool], what: str, within_s: float = DEADLINE_S) -> float:
     """Returns after how many seconds the condition held; fails the test if it does not in time."""
     begin = time.perf_counter()
@@ -92,6 +97,10 @@ class AgentProcess:
     def start(self) -> Self:
         """Starts it and waits until it answers; it need not have joined the mesh."""
         self.launch()
+        return self.started()
+
+    def started(self) -> Self:
+        """Waits until it answers after `launch`."""
         eventually(lambda: self._listens() or not self.is_running, f"{self.node} answers or ends")
         assert self.is_running, f"{self.node} ended at its start:\n{self.log[-4000:]}"
         return self
@@ -261,9 +270,9 @@ class Mesh:
         running = [agent for agent in self.agents.values() if agent.is_running]
 
         def same() -> bool:
-            return all(agent.is_ready() for agent in running) and 1 == len(
-                {(agent.get("/api/services").text, agent.registry["outbox"]) for agent in running}
-            )
+            if not all(agent.is_ready() and agent.registry["outbox"] == 0 for agent in running):
+                return False
+            return len({agent.get("/api/services").text for agent in running}) == 1
 
         eventually(same, f"{', '.join(agent.node for agent in running)} agree")
 

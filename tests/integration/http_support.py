@@ -135,7 +135,7 @@ async def served(data_dir: Path, *, connected: bool = True) -> AsyncIterator[Ser
     """A node `alpha` that serves its registry on a free port."""
     clock = PinnedClock()
     authority, broker = Authority(), MemoryBroker(clock)
-    client = MemoryClient(broker, random.Random(1))  # noqa: S311 - it decides over faults, of which there are none
+    client = MemoryClient(broker, random.Random(1))
     if not connected:
         client.disconnect()
     log = MemoryLog(client)

@@ -37,7 +37,7 @@ class Side:
 async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Side]:
     if request.param == "memory":
         broker = MemoryBroker(SystemClock())
-        rng = random.Random(1)  # noqa: S311 - repeatable chance is the point
+        rng = random.Random(1)
         client, other = MemoryClient(broker, rng), MemoryClient(broker, rng)
         yield Side(
             MemoryLog(client),

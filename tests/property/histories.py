@@ -236,7 +236,7 @@ def fold(registry: Registry, messages: Iterable[Message]) -> list[Change]:
 
 def fold_record(registry: Registry, record: Record) -> None:
     """Applies a record of the bucket, and what it ended before it."""
-    for one in (record.announce, record):
+    for one in (record.ended, record):
         if one is not None:
             fold(registry, [Message(one.sealed, one.position, "")])
 

@@ -40,7 +40,7 @@ class VirtualClock:
 
 
 def seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - repeatable chance is the point
+    return random.Random(seed)
 
 
 def event(number: int) -> SealedEvent:

@@ -61,7 +61,7 @@ def test_an_ending_comes_back_with_what_it_ended():
     assert merged is not None
     read = records.decode(records.encode(merged))
     assert read == merged
-    assert read.announce == record_like(read.announce, announced(1))
+    assert read.ended == record_like(read.ended, announced(1))
 
 
 def record_like(found: Record | None, event: Event) -> Record:
@@ -179,7 +179,7 @@ def test_a_node_that_went_keeps_its_latest_announcement_in_any_order(ending: Eve
             held = records.merged(held, one) or held
         assert held is not None
         assert held.subject == ending.subject
-        assert held.announce == told[1]
+        assert held.ended == told[1]
 
 
 def test_an_expired_instance_keeps_the_latest_statement_about_it_in_any_order():
@@ -189,17 +189,17 @@ def test_an_expired_instance_keeps_the_latest_statement_about_it_in_any_order():
         for one in order:
             held = records.merged(held, one) or held
         assert held is not None
-        assert (held.subject, held.announce) == (told[2].subject, told[1])
+        assert (held.subject, held.ended) == (told[2].subject, told[1])
 
 
 def test_a_node_that_returns_needs_no_memory_of_its_ending():
     held = records.merged(record(announced(1)), record(left(2), 2))
     back = records.merged(held, record(announced(1, incarnation=2), 3))
     assert back is not None
-    assert back.announce is None
+    assert back.ended is None
 
 
 def test_an_ending_of_what_is_not_known_stands_alone():
     held = records.merged(record(lost(3)), record(lost(4), 2))
     assert held is not None
-    assert (held.stamp, held.announce) == (Stamp(1, 4), None)
+    assert (held.stamp, held.ended) == (Stamp(1, 4), None)
