@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core import envelope, projection, records
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
+from pmoves_mesh.core.event import Event
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.projection import Change
 from pmoves_mesh.core.registry import Registry
@@ -59,7 +60,7 @@ class Replica:
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
         self._subscribers: set[Callable[[Applied], None]] = set()
-        self._missing: set[InstanceKey] = set()
+        self._missing: dict[InstanceKey, None] = {}
 
     @property
     def position(self) -> int:
@@ -146,7 +147,14 @@ class Replica:
             _log.info("own event not applied before the stream has it", detail=str(error))
             return
         for verified in events:
+            self._continue_chain(verified.event)
             self._apply(verified, position=0, time_ms=now_ms)
+
+    def _continue_chain(self, event: Event) -> None:
+        """Takes the link before an own event as known: the store has it, the stream may still bring it."""
+        node = self.registry.nodes.get(event.node)
+        if node is not None and event.stamp > node.latest:
+            node.head = event.prev
 
     def restore(self, registry: Registry, stream_id: str) -> None:
         """Begins from a registry that was saved earlier, instead of an empty one."""
@@ -212,7 +220,7 @@ class Replica:
         change = projection.apply(self.registry, verified, position=position, time_ms=time_ms)
         self.outcomes[change.outcome] += 1
         self.gaps += change.gap
-        self._missing.update(change.missing)
+        self._missing.update(dict.fromkeys(change.missing))
         if change.instances or change.nodes:
             applied = Applied(verified=verified, change=change, position=position)
             for callback in tuple(self._subscribers):
@@ -221,14 +229,14 @@ class Replica:
     async def _fetch_missing(self) -> None:
         """Fetches from the bucket what a manifest lists and the stream did not bring."""
         for key in tuple(self._missing):
-            self._missing.discard(key)
+            self._missing.pop(key, None)
             node = self.registry.nodes.get(key.node)
             if node is None or key not in node.missing:
                 continue
             try:
                 entry = await self._bucket.get(records.instance_key(key))
             except LogUnavailable:
-                self._missing.add(key)
+                self._missing[key] = None
                 return
             if entry is not None and (record := records.readable(entry.value)) is not None:
                 await self._fold_record(record)

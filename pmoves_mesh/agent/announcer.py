@@ -130,7 +130,8 @@ class Announcer:
             self._registrations.changed.set()
         for key, held in tuple(self._registrations.held.items()):
             entry = self._replica.registry.entry(key)
-            if held.durable.is_set() and (entry is None or entry.stamp < held.stamp):
+            # A later entry is one of a life before the disk was lost and the clock set back.
+            if held.durable.is_set() and (entry is None or entry.stamp != held.stamp):
                 await self._registrations.state(held.record, InstanceUpdated)
 
     async def _repeat(self) -> None:

@@ -48,6 +48,7 @@ class Author:
         self._outbox = outbox
         self._clock = clock
         self._state = store.state
+        self._committing: Final[set[asyncio.Task[asyncio.Future[int]]]] = set()
 
     @property
     def stamp(self) -> Stamp:
@@ -76,7 +77,7 @@ class Author:
         """States what `build` makes of the next place; the future gives its position in the stream.
 
         The order of events is the order of these calls: the place is taken before anything is
-        waited for.
+        waited for. If the caller is cancelled meanwhile, the events are stated nevertheless.
 
         Args:
             build: makes the event, and perhaps the same fact under an older word, of one place.
@@ -92,21 +93,31 @@ class Author:
             revision=self._state.revision + 1,
             head=envelope.digest(sealed[0], self.mesh),
         )
-        outgoing = tuple(_outgoing(one) for one in sealed)
-        seqs = await self._store.commit(
-            Commit(
-                state=self._state,
-                upserts=(upsert,) if upsert else (),
-                deletes=((delete.service, delete.id),) if delete else (),
-                appends=outgoing,
-            )
+        commit = Commit(
+            state=self._state,
+            upserts=(upsert,) if upsert else (),
+            deletes=((delete.service, delete.id),) if delete else (),
+            appends=tuple(_outgoing(one) for one in sealed),
         )
+        # It has its place and may be durable at any moment, so it goes out even if nobody waits any more.
+        committing = asyncio.ensure_future(self._commit(commit))
+        self._committing.add(committing)
+        committing.add_done_callback(self._committed)
+        return await asyncio.shield(committing)
+
+    async def _commit(self, commit: Commit) -> asyncio.Future[int]:
+        seqs = await self._store.commit(commit)
         futures = [
             self._outbox.put(OutboxEntry(seq=seq, sealed=one.sealed, ttl_s=one.ttl_s))
-            for seq, one in zip(seqs, outgoing, strict=True)
+            for seq, one in zip(seqs, commit.appends, strict=True)
         ]
-        self._replica.apply_own(sealed[0])
+        self._replica.apply_own(commit.appends[0].sealed)
         return futures[0]
+
+    def _committed(self, committing: asyncio.Task[asyncio.Future[int]]) -> None:
+        self._committing.discard(committing)
+        if not committing.cancelled():
+            committing.exception()  # whoever waits is told; if nobody does, nobody need be
 
     async def begin(self, above: int = 0) -> None:
         """Begins a new incarnation, later than every earlier one and than `above`."""

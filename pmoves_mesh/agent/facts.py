@@ -62,6 +62,8 @@ class Facts:
         problem = self._link.connection.problem or self._link.problem
         if problem:
             warnings.append(f"cut off from NATS: {problem}")
+        elif self._outbox.problem:
+            warnings.append(f"{self._outbox.depth} events cannot be sent: {self._outbox.problem}")
         if self._config.accept_unsigned:
             warnings.append("PMOVES_UNSIGNED=accept: anyone who reaches NATS can announce anything")
         if not self._config.embedded:

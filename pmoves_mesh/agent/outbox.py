@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from pmoves_mesh.errors import LogError
+from pmoves_mesh.errors import LogError, RightMissing
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.store.records import OutboxEntry
 from pmoves_mesh.store.store import Store
@@ -18,6 +18,7 @@ _log: Final = structlog.get_logger(__name__)
 _WINDOW: Final = 256
 _RETRY_S: Final = 0.1
 _COMPLAINT_EVERY_S: Final = 60.0
+_FIRST_SEQ: Final = 1
 
 
 class Outbox:
@@ -25,9 +26,13 @@ class Outbox:
 
     A repetition after a crash or a lost acknowledgement is recognised by its message id, or
     ignored by its stamp.
+
+    Attributes:
+        problem: why what waits is not taken now; empty if nothing is refused.
     """
 
     def __init__(self, store: Store, log: EventLog, clock: Clock) -> None:
+        self.problem = ""
         self._store = store
         self._log = log
         self._clock = clock
@@ -60,7 +65,11 @@ class Outbox:
         return True
 
     async def run(self) -> None:
-        """Sends for ever; while the log is away it keeps what it has."""
+        """Sends for ever; while the log is away it keeps what it has.
+
+        Raises:
+            RightMissing: if this node may not send the first event of its life: that needs a person.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -81,8 +90,12 @@ class Outbox:
             return_exceptions=True,
         )
         sent: list[int] = []
+        self.problem = ""
         for (entry, future), result in zip(window, results, strict=True):
+            if isinstance(result, RightMissing) and entry.seq == _FIRST_SEQ:
+                raise result
             if isinstance(result, LogError):
+                self.problem = str(result)
                 self._complain(result)
                 break
             if isinstance(result, BaseException):

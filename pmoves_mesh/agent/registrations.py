@@ -88,7 +88,12 @@ class Registrations:
             now=now,
         )
         entry = self._replica.registry.entry(key)
-        if held is not None and entry is not None and is_same(held.record, record):
+        if (
+            held is not None
+            and entry is not None
+            and entry.stamp == held.stamp
+            and is_same(held.record, record)
+        ):
             return Receipt(instance=held.record, position=entry.position)
         if held is None and len(self.held) >= INSTANCES_PER_NODE_MAX:
             raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
@@ -145,7 +150,7 @@ class Registrations:
             raise
         finally:
             held.durable.set()
-        self.changed.set()
+            self.changed.set()
         return future
 
     async def _remove(self, key: InstanceKey) -> asyncio.Future[int]:
@@ -162,7 +167,8 @@ class Registrations:
         except (StoreError, CapacityError):
             self.held.setdefault(key, held)
             raise
-        self.changed.set()
+        finally:
+            self.changed.set()
         return future
 
     def _refuse(self, service: str, node: str | None, instance_id: str | None) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
+from pmoves_mesh.log.headers import status
 from pmoves_mesh.log.session import REQUEST_TIMEOUT_S, Session
 
 PREFIX: Final = "$JS.API."
@@ -99,12 +99,6 @@ class PublishAck(Struct):
 
     seq: int = 0
     error: ApiFault | None = None
-
-
-def status(message: Msg) -> int:
-    """Returns the status of a message that is the server's own, such as 503, or 0."""
-    headers = message.headers
-    return int(headers.get("Status", "0")) if headers else 0
 
 
 async def call(

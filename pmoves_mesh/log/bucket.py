@@ -13,6 +13,7 @@ from pmoves_mesh.log import api
 from pmoves_mesh.log.api import PREFIX, Refused
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.consumer import push_consumer
+from pmoves_mesh.log.headers import status
 from pmoves_mesh.log.topology import bucket_stream
 from pmoves_mesh.ports import BucketEntry
 
@@ -74,12 +75,12 @@ class NatsBucket:
         """Returns a key's value, or the revision of the marker that it has none, or 0."""
         subject = f"{PREFIX}DIRECT.GET.{self._stream}.{self._prefix}{key}"
         message = await self._connection.session().request(subject)
-        status = api.status(message)
-        if status == 404:
+        code = status(message)
+        if code == 404:
             return 0
         headers = message.headers or {}
-        if status or "Nats-Sequence" not in headers:
-            raise LogUnavailable(f"bucket {self._name} does not answer (status {status})")
+        if code or "Nats-Sequence" not in headers:
+            raise LogUnavailable(f"bucket {self._name} does not answer (status {code})")
         revision = int(headers["Nats-Sequence"])
         if _is_marker(headers):
             return revision

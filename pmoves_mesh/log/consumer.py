@@ -16,7 +16,8 @@ from nats.aio.msg import Msg
 
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.errors import LogError, LogUnavailable
-from pmoves_mesh.log.api import ConsumerInfo, call, status
+from pmoves_mesh.log.api import ConsumerInfo, call
+from pmoves_mesh.log.headers import description, status
 from pmoves_mesh.log.session import Inbox, Session
 from pmoves_mesh.ports import LogMessage
 
@@ -98,7 +99,7 @@ class PushConsumer:
                 raise LogUnavailable(f"the server sent nothing for {_SILENCE_MAX_S:g} s")
             taken = []
             for message in messages:
-                if message.headers is not None and status(message):
+                if status(message):
                     await self._control(message)
                 else:
                     taken.append((message, self._next(message)))
@@ -118,7 +119,7 @@ class PushConsumer:
         headers = message.headers or {}
         stalled = headers.get("Nats-Consumer-Stalled")
         if status(message) != 100:
-            raise LogUnavailable(f"the consumer ended: {headers.get('Description', status(message))}")
+            raise LogUnavailable(f"the consumer ended: {description(message) or status(message)}")
         if message.reply or stalled:
             await self._session.publish(message.reply or stalled or "")
         elif "Nats-Last-Consumer" in headers:

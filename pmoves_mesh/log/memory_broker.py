@@ -36,7 +36,7 @@ class MemoryBroker:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self._incarnation = 0
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
         self._buckets: dict[str, dict[str, _Value]] = {}
         self._revisions: dict[str, int] = {}
         self.reset()
@@ -62,11 +62,11 @@ class MemoryBroker:
     def listener(self) -> Iterator[asyncio.Event]:
         """Gives an event that is set whenever something may have changed."""
         event = asyncio.Event()
-        self._listeners.add(event)
+        self._listeners[event] = None
         try:
             yield event
         finally:
-            self._listeners.discard(event)
+            del self._listeners[event]
 
     # The stream.
 

@@ -14,6 +14,7 @@ from pmoves_mesh.log import api
 from pmoves_mesh.log.api import PREFIX, ConsumerInfo
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.consumer import parse_reply, to_log_message
+from pmoves_mesh.log.headers import description, status
 from pmoves_mesh.log.session import Inbox, Session
 from pmoves_mesh.log.topology import EVENTS, MATERIALISER
 from pmoves_mesh.ports import LogMessage
@@ -105,11 +106,11 @@ class NatsWorkQueue:
         deliveries = []
         reason = ""
         for message in messages:
-            status = api.status(message)
-            if status:
+            code = status(message)
+            if code:
                 self._open = 0
-                if status not in _ENDED:
-                    reason = f"{(message.headers or {}).get('Description', 'no such consumer')} ({status})"
+                if code not in _ENDED:
+                    reason = f"{description(message) or 'no such consumer'} ({code})"
             else:
                 self._open -= 1
                 deliveries.append(NatsDelivery(session, message))

@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log.credentials import Login
+from pmoves_mesh.log.headers import parse
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REQUEST_TIMEOUT_S: Final = 2.0
@@ -39,7 +40,7 @@ logging.getLogger("nats").setLevel(logging.CRITICAL + 1)
 
 
 class _Client(Client):
-    """nats-py's client, made to log in with an NKEY by `cryptography`, and never without wanted TLS."""
+    """nats-py's client, with its weak spots replaced: NKEYs, TLS that is wanted, headers that are hostile."""
 
     def __init__(self, login: Login) -> None:
         super().__init__()
@@ -51,6 +52,9 @@ class _Client(Client):
         if self._tls_wanted and not self._server_info.get("tls_required"):
             raise nats.errors.SecureConnWantedError
         return super()._connect_command()
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        return parse(headers) if headers else None
 
 
 class Inbox:

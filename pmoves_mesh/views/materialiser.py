@@ -21,8 +21,10 @@ from pmoves_mesh.core.projection import is_revoked
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
     LogError,
+    MeshError,
     RemoteProtocolError,
     ReplicaBehindError,
+    RightMissing,
     SequenceConflict,
 )
 from pmoves_mesh.ports import Bucket, Clock, Delivery, LogMessage, WorkQueue
@@ -34,6 +36,8 @@ _BATCH_MAX: Final = 256
 _FETCH_S: Final = 5.0
 _BEHIND_S: Final = 5.0
 _RETRY_S: Final = 0.25
+_REFUSED_RETRY_S: Final = 5.0
+_COMPLAINT_EVERY_S: Final = 60.0
 _CONFLICTS_MAX: Final = 20
 
 
@@ -48,6 +52,7 @@ class Materialiser:
     def __init__(self, queue: WorkQueue, bucket: Bucket, replica: Replica, clock: Clock) -> None:
         self.written = 0
         self.conflicts = 0
+        self._complained_s = -_COMPLAINT_EVERY_S
         self._queue = queue
         self._bucket = bucket
         self._replica = replica
@@ -61,8 +66,19 @@ class Materialiser:
                 await self._write_all(deliveries)
             except (LogError, ReplicaBehindError) as error:
                 # What was not acknowledged is handed out again, here or elsewhere.
-                _log.debug("materialiser waits", detail=str(error))
-                await self._clock.sleep(_RETRY_S)
+                await self._wait_out(error)
+
+    async def _wait_out(self, error: MeshError) -> None:
+        """Waits a moment, longer where only a person can help; that is said once a minute."""
+        if isinstance(error, RightMissing):
+            now_s = self._clock.monotonic_s()
+            if now_s - self._complained_s >= _COMPLAINT_EVERY_S:
+                self._complained_s = now_s
+                _log.warning("this node does not write the registry bucket", detail=str(error))
+            await self._clock.sleep(_REFUSED_RETRY_S)
+            return
+        _log.debug("materialiser waits", detail=str(error))
+        await self._clock.sleep(_RETRY_S)
 
     async def _write_all(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:

@@ -88,11 +88,12 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
         if held is not None and held.position > bounds.last:
             continue  # written since the replay began
         if record is None:
-            if held is None or held.position >= bounds.first:
+            # A removal that nothing needs any more goes by itself.
+            if held is None or (held.position >= bounds.first and not records.is_removal(held)):
                 await bucket.delete(entry.key)
                 deleted += 1
-        elif held != record:
-            await bucket.put(entry.key, records.encode(record), expected=entry.revision, ttl_s=_ttl_s(record))
+        elif held != (whole := _with_forgotten(record, held, bounds.first)):
+            await bucket.put(entry.key, records.encode(whole), expected=entry.revision, ttl_s=_ttl_s(whole))
             written += 1
     for key, record in wanted.items():
         if key not in seen:
@@ -114,6 +115,14 @@ async def _replay(log: EventLog, verifier: Verifier, last: int) -> _Ledger:
         if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= last):
             break
     return ledger
+
+
+def _with_forgotten(record: Record, held: Record | None, first: int) -> Record:
+    """Returns a record together with what the bucket holds of before the stream's first event."""
+    for earlier in (held, held.ended if held else None):
+        if earlier is not None and earlier.position < first:
+            record = records.merged(record, earlier) or record
+    return record
 
 
 def _ttl_s(record: Record) -> int | None:

@@ -50,6 +50,7 @@ async def events_of(client: Client, subject: str = ">") -> list[dict[str, Any]]:
     return [json.loads(message.data) for message in await read_stream(client, subject)]
 
 
-async def last_position(client: Client) -> int:
-    """Returns the sequence of the stream's newest message."""
-    return (await client.jetstream(timeout=TIMEOUT_S).stream_info(STREAM)).state.last_seq
+async def publish(client: Client, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> int:
+    """Publishes into the mesh's stream, and returns the position once the stream has it."""
+    jetstream = client.jetstream(timeout=TIMEOUT_S)
+    return (await jetstream.publish(subject, payload, headers=headers, stream=STREAM)).seq

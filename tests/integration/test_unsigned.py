@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
-from plain_nats import ANNOUNCE, last_position, plain_client
+from plain_nats import ANNOUNCE, plain_client, publish
 
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mesh agent": (
@@ -23,7 +23,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {
             "name": "gpu-box",
-            "host": "192.168.1.30",
+            "host": "100.64.0.7",
             "mode": "standalone",
             "capabilities": ["gpu", "whisper"],
             "tailscale_ip": "100.64.0.7",
@@ -100,11 +100,10 @@ def lenient(mesh: Mesh) -> AgentProcess:
 
 async def say(mesh: Mesh, *said: tuple[str, dict[str, Any]]) -> None:
     """Publishes unsigned messages, and waits until every agent has read them."""
+    position = 0
     async with plain_client(mesh.server.url) as client:
         for subject, body in said:
-            await client.publish(subject, json.dumps(body).encode())
-        await client.flush()
-        position = await last_position(client)
+            position = await publish(client, subject, json.dumps(body).encode())
     for agent in mesh.agents.values():
         answer = agent.get("/api/services", min_position=position)
         assert answer.status == 200, answer.text
@@ -203,9 +202,7 @@ async def test_what_is_no_announcement_at_all_is_counted_as_malformed(
 ):
     before = lenient.registry["rejected"].get("malformed", 0)
     async with plain_client(mesh.server.url) as client:
-        await client.publish(ANNOUNCE, payload)
-        await client.flush()
-        position = await last_position(client)
+        position = await publish(client, ANNOUNCE, payload)
     assert lenient.get("/healthz").status == 200
     assert lenient.get("/api/services", min_position=position).status == 200
     assert lenient.registry["rejected"]["malformed"] == before + 1

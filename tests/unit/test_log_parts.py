@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pmoves_mesh.errors import ConfigError, LogError
+from pmoves_mesh.log import headers
 from pmoves_mesh.log.connection import Connection, NatsSettings, redact
 from pmoves_mesh.log.consumer import Delivery, parse_reply
 from pmoves_mesh.log.subjects import overlap
@@ -96,3 +99,31 @@ def test_what_is_no_reply_subject_is_an_error_of_one_line(reply: str) -> None:
 def test_patterns_overlap_if_one_subject_matches_both(one: str, other: str, expected: bool) -> None:
     assert overlap(one, other) is expected
     assert overlap(other, one) is expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b"NATS/1.0\r\nA: 1\r\nB:2\r\n\r\n", {"A": "1", "B": "2"}),
+        (b"NATS/1.0 503\r\n\r\n", {"Status": "503", "Description": ""}),
+        (
+            b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 7\r\n\r\n",
+            {"Status": "100", "Description": "Idle Heartbeat", "Nats-Last-Consumer": "7"},
+        ),
+        (b"NATS/1.0\r\nStatus: 409\r\nDescription: no\r\nA: 1\r\n\r\n", {"A": "1"}),
+        (b"NATS/1.0 soon\r\n\r\n", {}),
+        (b"NATS/1.0 409 \xff\r\n\r\n", {"Status": "409", "Description": "\ufffd"}),
+        (b"NATS/1.0\r\nA: 1\r\nA: 2\r\n\r\n", {"A": "1"}),
+        (b"NATS/1.0\r\n\xff: 1\r\nB: \xff\r\nno header\r\n: empty\r\nC: 3\r\n\r\n", {"C": "3"}),
+        (b"\r\n\r\n", {}),
+        (b"", {}),
+    ],
+)
+def test_headers_are_read_whatever_somebody_put_there(raw: bytes, found: dict[str, str]):
+    assert headers.parse(raw) == found
+
+
+@given(st.binary(max_size=200))
+def test_no_header_block_does_more_than_say_little(raw: bytes):
+    assert isinstance(headers.parse(raw), dict)
+    assert isinstance(headers.parse(b"NATS/1.0 " + raw), dict)
