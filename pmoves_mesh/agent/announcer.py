@@ -73,8 +73,8 @@ class Announcer:
         return self._said
 
     async def leave(self, reason: str) -> asyncio.Future[int]:
-        """States that this node leaves on purpose; the future gives its position in the stream."""
-        return await self._author.state(lambda place: (NodeLeft(**place, reason=reason),))
+        """States that this node leaves on purpose, which is its last word; the future gives its position."""
+        return await self._author.finish(lambda place: (NodeLeft(**place, reason=reason),))
 
     async def run(self) -> None:
         """Announces for ever, and at once when the mesh says of this node what is not so."""

@@ -48,6 +48,7 @@ class Author:
         self._outbox = outbox
         self._clock = clock
         self._state = store.state
+        self._finished = False
         self._committing: Final[set[asyncio.Task[asyncio.Future[int]]]] = set()
 
     @property
@@ -85,8 +86,10 @@ class Author:
             delete: a registration that goes together with the event.
 
         Raises:
-            StoreError: if it cannot be made durable. Then nothing was stated.
+            StoreError: if it cannot be made durable, or the last word was said. Then nothing was stated.
         """
+        if self._finished:
+            raise StoreError(self.node, "its agent is leaving the mesh")
         sealed = [envelope.seal(event, self.identity) for event in build(self.place())]
         self._state = NodeState(
             incarnation=self._state.incarnation,
@@ -104,6 +107,19 @@ class Author:
         self._committing.add(committing)
         committing.add_done_callback(self._committed)
         return await asyncio.shield(committing)
+
+    async def finish(self, build: Callable[[Place], Sequence[Event]]) -> asyncio.Future[int]:
+        """States what `build` makes of the next place, and refuses to state anything after it.
+
+        Raises:
+            StoreError: as `state` does.
+        """
+
+        def last(place: Place) -> Sequence[Event]:
+            self._finished = True
+            return build(place)
+
+        return await self.state(last)
 
     async def _commit(self, commit: Commit) -> asyncio.Future[int]:
         seqs = await self._store.commit(commit)

@@ -165,6 +165,7 @@ class Session:
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
         self._inboxes: set[Inbox] = set()
         self._reply_prefix = ""
+        self._deaf: RightMissing | None = None
 
     @property
     def info(self) -> dict[str, Any]:
@@ -285,9 +286,11 @@ class Session:
 
         Raises:
             LogUnavailable: if no answer comes in time, or the session is lost.
-            RightMissing: if this user may not publish there.
+            RightMissing: if this user may not publish there, or not receive answers.
         """
         self.check()
+        if self._deaf is not None:
+            raise self._deaf
         token = str(next(self._tokens))
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[token] = (subject, future)
@@ -346,7 +349,8 @@ class Session:
                 if inbox.asked.lower() == subject:
                     inbox.wake(_denied(f"publish on {inbox.asked}"))
         elif subject == f"{self._reply_prefix}.*".lower():
-            self._refuse_all(_denied("subscribe to _INBOX.>"))
+            self._deaf = _denied("subscribe to _INBOX.>")
+            self._refuse_all(self._deaf)
         else:
             for inbox in self._inboxes:
                 if inbox.subject.lower() == subject:
