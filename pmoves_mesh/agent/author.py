@@ -12,6 +12,7 @@ from pmoves_mesh.core.envelope import SealedEvent, SigningIdentity
 from pmoves_mesh.core.event import Event, InstanceUnregistered
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.query import iso
+from pmoves_mesh.errors import StoreError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.records import Commit, NodeState, OutboxEntry, Outgoing, StoredRegistration

@@ -18,7 +18,8 @@ from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.errors import LogError, LogUnavailable
 from pmoves_mesh.log.api import ConsumerInfo, call
 from pmoves_mesh.log.headers import description, status
-from pmoves_mesh.log.session import Inbox, Session
+from pmoves_mesh.log.inbox import Inbox
+from pmoves_mesh.log.session import Session
 from pmoves_mesh.ports import LogMessage
 
 _HEARTBEAT_S: Final = 1.0

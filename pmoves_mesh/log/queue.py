@@ -15,7 +15,8 @@ from pmoves_mesh.log.api import PREFIX, ConsumerInfo
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.consumer import parse_reply, to_log_message
 from pmoves_mesh.log.headers import description, status
-from pmoves_mesh.log.session import Inbox, Session
+from pmoves_mesh.log.inbox import Inbox
+from pmoves_mesh.log.session import Session
 from pmoves_mesh.log.topology import EVENTS, MATERIALISER
 from pmoves_mesh.ports import LogMessage
 

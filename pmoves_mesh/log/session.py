@@ -12,18 +12,16 @@ import itertools
 import logging
 import re
 import ssl
-from collections import deque
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log.credentials import Login
 from pmoves_mesh.log.headers import parse
+from pmoves_mesh.log.inbox import Inbox
 
 CONNECT_TIMEOUT_S: Final = 2.0
 REQUEST_TIMEOUT_S: Final = 2.0
@@ -31,7 +29,6 @@ REQUEST_TIMEOUT_S: Final = 2.0
 _PING_INTERVAL_S: Final = 2.0
 _PING_TIMEOUT_S: Final = 2
 _CLOSE_TIMEOUT_S: Final = 1.0
-_INBOX_MESSAGES_MAX: Final = 8192
 _NEVER_S: Final = 10**9
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
@@ -55,95 +52,6 @@ class _Client(Client):
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         return parse(headers) if headers else None
-
-
-class Inbox:
-    """The messages of one subscription, in order, in a bounded queue; leaving it unsubscribes.
-
-    When the queue is full, nats-py's own bounded queue fills, then messages are dropped: readers
-    that must not lose any use flow control and sequences.
-
-    Attributes:
-        asked: where the request went whose answers come here.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.asked = ""
-        self._session = session
-        self._messages: deque[Msg] = deque()
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._subscription: Subscription | None = None
-        self._denied: RightMissing | None = None
-
-    @property
-    def subject(self) -> str:
-        """What is subscribed to."""
-        return self._subscription.subject if self._subscription else ""
-
-    async def take(self, count_max: int, timeout_s: float | None) -> list[Msg]:
-        """Returns what has arrived, at most `count_max` messages; waits for the first.
-
-        Returns nothing after `timeout_s` seconds without a message; None waits until there is one.
-
-        Raises:
-            LogUnavailable: if the session is lost and everything that had arrived is taken.
-            RightMissing: if the server refuses the subscription.
-        """
-        if not self._messages:
-            self._arrived.clear()
-            if self._denied is not None:
-                raise self._denied
-            self._session.check()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return []
-        messages = self._messages
-        taken = [messages.popleft() for _ in range(min(count_max, len(messages)))]
-        self._room.set()
-        if taken:
-            return taken
-        return await self.take(count_max, timeout_s)
-
-    async def _on_message(self, message: Msg) -> None:
-        while len(self._messages) >= _INBOX_MESSAGES_MAX:
-            self._room.clear()
-            await self._room.wait()
-        self._messages.append(message)
-        self._arrived.set()
-
-    async def open(self, subject: str, queue: str) -> None:
-        """Subscribes; called by `Session.subscribe`."""
-        self._subscription = await self._session.client.subscribe(subject, queue, cb=self._on_message)
-
-    async def ask(self, subject: str, payload: bytes) -> None:
-        """Sends a request whose answers, any number, come into this inbox.
-
-        Raises:
-            LogUnavailable: if the session is lost.
-        """
-        self.asked = subject
-        await self._session.publish(subject, payload, self.subject)
-
-    def wake(self, denied: RightMissing | None = None) -> None:
-        """Ends a wait, because the session is lost or the server refuses the subscription."""
-        self._denied = denied
-        self._arrived.set()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session.forget(self)
-        if self._subscription is not None and not self._session.lost.is_set():
-            try:
-                await self._subscription.unsubscribe()
-            except nats.errors.Error:
-                return  # the connection broke meanwhile, and the subscription with it
 
 
 class Session:
