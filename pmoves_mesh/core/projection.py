@@ -93,13 +93,13 @@ def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_m
         case NodeAnnounced():
             change = _announced(registry, verified, event, position, time_ms)
         case NodeLeft():
-            change = _left(registry, verified, event, time_ms)
+            change = _left(registry, verified, event, position, time_ms)
         case NodeLost():
             change = _lost(registry, event)
         case InstanceRegistered() | InstanceUpdated() | InstanceHealthChanged() | InstanceMaintained():
             change = _stated(registry, verified, event, position, time_ms)
         case InstanceDeregistered() | InstanceUnregistered():
-            change = _removed(registry, verified, event, time_ms)
+            change = _removed(registry, verified, event, position, time_ms)
         case InstanceExpired():
             change = _expired(registry, event)
         case InstanceEvicted():
@@ -118,7 +118,7 @@ def _announced(
     registry: Registry, verified: VerifiedEvent, event: NodeAnnounced, position: int, time_ms: int
 ) -> Change:
     node = _node(registry, event.node)
-    node.seen_ms = max(node.seen_ms, time_ms)
+    _see(node, position, time_ms)
     if _is_shadowed(node, event):
         return _OUTDATED
     if event.stamp <= node.announced_stamp:
@@ -190,9 +190,11 @@ def _follow_manifest(registry: Registry, node: NodeEntry, event: NodeAnnounced) 
     return dropped
 
 
-def _left(registry: Registry, verified: VerifiedEvent, event: NodeLeft, time_ms: int) -> Change:
+def _left(
+    registry: Registry, verified: VerifiedEvent, event: NodeLeft, position: int, time_ms: int
+) -> Change:
     node = _node(registry, event.node)
-    node.seen_ms = max(node.seen_ms, time_ms)
+    _see(node, position, time_ms)
     if event.stamp <= node.left:
         return _REPEATED if event.stamp == node.left else _OUTDATED
     if _is_shadowed(node, event):
@@ -217,7 +219,7 @@ def _stated(
     registry: Registry, verified: VerifiedEvent, event: Stated, position: int, time_ms: int
 ) -> Change:
     node = _node(registry, event.node)
-    node.seen_ms = max(node.seen_ms, time_ms)
+    _see(node, position, time_ms)
     key = event.key
     held = node.entries.get(key)
     stated = InstanceEntry(
@@ -259,9 +261,11 @@ def _is_outdated(node: NodeEntry, key: InstanceKey, held: InstanceEntry | None, 
     return event.stamp <= node.floor and node.missing.get(key) != event.stamp
 
 
-def _removed(registry: Registry, verified: VerifiedEvent, event: Removed, time_ms: int) -> Change:
+def _removed(
+    registry: Registry, verified: VerifiedEvent, event: Removed, position: int, time_ms: int
+) -> Change:
     node = _node(registry, event.node)
-    node.seen_ms = max(node.seen_ms, time_ms)
+    _see(node, position, time_ms)
     key = event.key
     held = node.entries.get(key)
     if event.stamp <= node.floor or _is_shadowed(node, event) or (held and held.stamp > event.stamp):
@@ -326,6 +330,12 @@ def _node(registry: Registry, name: str) -> NodeEntry:
     if node is None:
         node = registry.nodes[name] = NodeEntry(name)
     return node
+
+
+def _see(node: NodeEntry, position: int, time_ms: int) -> None:
+    """Notes when the stream took something from a node; what is not there yet has only a local time."""
+    if position:
+        node.seen_ms = max(node.seen_ms, time_ms)
 
 
 def _is_shadowed(node: NodeEntry, event: Event) -> bool:

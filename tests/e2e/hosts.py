@@ -22,12 +22,14 @@ from pmoves_mesh.agent.pidfile import running_pid
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("pmoves-mesh")
 SETTING_PREFIXES = ("PMOVES_", "SERVICE_", "NATS_", "MESH_", "NODE_", "ANNOUNCE_", "TAILSCALE_")
+MAKE_PREFIXES = ("MAKE", "MFLAGS")
 STOPPED_WITHIN_S = 10.0
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns this process's environment without any setting of the mesh."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
+    """Returns this process's environment without any setting of the mesh, or trace of a make that runs it."""
+    unwanted = SETTING_PREFIXES + MAKE_PREFIXES
+    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
 
 
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = STOPPED_WITHIN_S) -> None:

@@ -25,6 +25,7 @@ from nats_server import NatsServer
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "pmoves_mesh")
 SETTING_PREFIXES = ("PMOVES_", "SERVICE_", "NATS_", "MESH_", "NODE_", "ANNOUNCE_", "TAILSCALE_")
+LAST_SEEN = re.compile(r'"last_seen":"[^"]*"')
 DEADLINE_S = 30.0
 REQUEST_TIMEOUT_S = 20.0
 
@@ -128,6 +129,15 @@ class AgentProcess:
         """Ends it as a power failure would."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stops it where it stands."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def terminate(self) -> float:
         """Ends it in order; returns how many seconds that took."""
         begin = time.perf_counter()
@@ -158,6 +168,7 @@ class AgentProcess:
             return
         process, self._process = self._process, None
         process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -266,13 +277,16 @@ class Mesh:
         return self.agent(node, **settings).start().ready()
 
     def agree(self) -> None:
-        """Waits until every running agent is current, and holds the same as the others."""
+        """Waits until every running agent is current, and holds the same as the others.
+
+        When a node was last seen depends on which of its repetitions an agent happened to hear.
+        """
         running = [agent for agent in self.agents.values() if agent.is_running]
 
         def same() -> bool:
             if not all(agent.is_ready() and agent.registry["outbox"] == 0 for agent in running):
                 return False
-            return len({agent.get("/api/services").text for agent in running}) == 1
+            return len({LAST_SEEN.sub("", agent.get("/api/services").text) for agent in running}) == 1
 
         eventually(same, f"{', '.join(agent.node for agent in running)} agree")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from cryptography import x509
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
-from plain_nats import STREAM, plain_client
+from plain_nats import STREAM, plain_client, read_stream
 
 from pmoves_mesh.agent import rebuild
 from pmoves_mesh.config import load
@@ -26,6 +27,7 @@ from pmoves_mesh.errors import RemoteProtocolError
 
 MATERIALISER = "materialiser"
 HANDED_OUT_AGAIN_WITHIN_S = 60.0
+WRITES_ARRIVE_WITHIN_S = 3.0
 
 
 @pytest.fixture
@@ -202,6 +204,32 @@ async def test_every_record_of_the_bucket_proves_itself_to_whoever_has_the_ca(
     forged = values["service.of-alpha-1.alpha.1"].replace(b'"common"', b'"forged"')
     with pytest.raises(RemoteProtocolError):
         prove(trust, "service.of-alpha-1.alpha.1", records.decode(forged))
+
+
+async def test_what_is_acknowledged_is_in_the_bucket_at_every_moment(
+    mesh: Mesh, alpha: AgentProcess, beta: AgentProcess
+):
+    count, stops = 600, 6
+    with ThreadPoolExecutor(4) as threads:
+        for n in range(count):
+            threads.submit(alpha.post, "/api/services", {"name": f"many-{n}", "port": n}, wait="none")
+        for stop in range(stops):
+            wanted = (stop + 1) * count // (stops + 2)
+            eventually(lambda n=wanted: beta.get("/api/services").body["count"] > n, "they are at work")
+            alpha.pause()
+            beta.pause()
+            async with plain_client(mesh.server.url) as client:
+                floor = (await client.jetstream().consumer_info(STREAM, MATERIALISER)).ack_floor.stream_seq
+                acknowledged = {
+                    f"service.{json.loads(message.data)['service']}"
+                    for message in await read_stream(client, "service.registry.registered")
+                    if message.metadata.sequence.stream <= floor
+                }
+                deadline = time.perf_counter() + WRITES_ARRIVE_WITHIN_S
+                while missing := acknowledged - {k.rsplit(".", 2)[0] for k in await values_of(client)}:
+                    assert time.perf_counter() < deadline, missing
+            alpha.resume()
+            beta.resume()
 
 
 async def test_an_agent_that_dies_in_the_middle_leaves_the_bucket_to_the_others(

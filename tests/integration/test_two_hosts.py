@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -136,7 +137,11 @@ def test_both_agents_list_the_same_in_the_same_bytes(mesh: Mesh, alpha: AgentPro
     beta.register("same", port=2)
     mesh.agree()
     assert alpha.names().count("same") == 2
-    assert alpha.get("/api/services").headers["ETag"] == beta.get("/api/services").headers["ETag"]
+
+    def is_same() -> bool:
+        return alpha.get("/api/services").headers["ETag"] == beta.get("/api/services").headers["ETag"]
+
+    eventually(is_same, "both answer with the same bytes")
 
 
 def test_what_was_written_on_one_host_is_read_on_the_other_by_its_position(
@@ -146,6 +151,21 @@ def test_what_was_written_on_one_host_is_read_on_the_other_by_its_position(
         writer, reader = (alpha, beta) if number % 2 else (beta, alpha)
         after = writer.register(f"own-{number}", port=number).position
         assert seen(reader, f"own-{number}", after)["position"] == after
+
+
+def test_a_read_waits_until_the_other_hosts_write_has_arrived(alpha: AgentProcess, beta: AgentProcess):
+    count = 10
+    wanted = alpha.register("before", port=1).position + count
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(beta.get, "/api/services/awaited", min_position=wanted)
+        for _ in range(20):
+            assert beta.get("/healthz").status == 200
+        assert not reading.done()
+        for number in range(count):
+            alpha.register("awaited", port=number)
+        answer = reading.result()
+    assert answer.status == 200
+    assert answer.position >= wanted
 
 
 def test_a_registration_is_soon_visible_on_the_other_host(alpha: AgentProcess, beta: AgentProcess):
