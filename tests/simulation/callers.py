@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from expectations import Expectations, Key
-from host import Agent, Host, Mesh
+from host import Agent, Host
+from reader import Mesh
 
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.registration import Registration
-from pmoves_mesh.errors import NotOwnerError, ServiceNotFound
+from pmoves_mesh.errors import NotOwnerError, ServiceNotFound, StoreError
 
+CALLS: Final = ("register", "repeat", "deregister")
 _SERVICES: Final = ("rag", "whisper", "zero")
 _IDS: Final = ("1", "2")
 _PATIENCE_S: Final = 1.0
@@ -41,14 +44,16 @@ class Caller:
         key = (rng.choice(self._services), rng.choice(_IDS))
         wait = rng.random() < 0.7
         patience_s = _PATIENCE_S * rng.random() if rng.random() < 0.1 else None
-        what = rng.choices((self._register, self._repeat, self._deregister), (6, 1, 3))[0]
-        name = f"{self._host.name} {what.__name__.strip('_')} {'/'.join(key)}"
+        kind = rng.choices(CALLS, (6, 1, 3))[0]
+        call: Callable[..., Coroutine[Any, Any, str]] = getattr(self, f"_{kind}")
+        name = f"{self._host.name} {kind} {'/'.join(key)}"
 
         async def work(agent: Agent) -> str:
             self._mesh.chronicle.note(f"{name} is asked for{'' if wait else ', no wait'}")
             async with asyncio.timeout(patience_s):
-                return await what(agent, key, wait=wait)
+                return await call(agent, key, wait=wait)
 
+        self._mesh.chronicle.happened[kind] += 1
         ended = await self._host.call(work)
         if ended is None:
             return
@@ -56,6 +61,8 @@ class Caller:
             said = "the agent ended"
         elif isinstance(ended.exception(), TimeoutError):
             said = "given up"
+        elif isinstance(ended.exception(), StoreError) and self._host.is_stopping:
+            said = "refused"
         elif (error := ended.exception()) is not None:
             said = ""
             self._mesh.chronicle.violate(f"{name} raised {error!r}")
@@ -73,13 +80,10 @@ class Caller:
         return await self._registered(agent, key, value, wait=wait)
 
     async def _registered(self, agent: Agent, key: Key, value: int, *, wait: bool) -> str:
-        self._expectations.ask([key], value)
         wanted = Registration(name=key[0], id=key[1], port=value)
-        receipt = await agent.registrations.register(wanted, wait=wait)
-        self._expectations.know([key], value)
-        entry = agent.replica.registry.entry(InstanceKey(key[0], self._host.name, key[1]))
-        if entry is None or entry.record.port != value:
-            self._mesh.chronicle.violate(f"{self._host.name} does not find {key} as {value} after it said so")
+        with self._expectations.asked([key], value):
+            receipt = await agent.registrations.register(wanted, wait=wait)
+        self._check_found(agent, key, value)
         self._check_position(receipt.position)
         return f"{value} at {receipt.position}"
 
@@ -87,21 +91,30 @@ class Caller:
         service, one = key
         whole = self._rng.random() < 0.3
         keys = [(service, each) for each in _IDS] if whole else [key]
-        self._expectations.ask(keys, None)
         try:
-            position = await agent.registrations.deregister(
-                service, node=self._host.name, instance_id=None if whole else one, wait=wait
-            )
+            with self._expectations.asked(keys, None):
+                position = await agent.registrations.deregister(
+                    service, node=self._host.name, instance_id=None if whole else one, wait=wait
+                )
         except (ServiceNotFound, NotOwnerError):
             for each in keys:
                 self._expectations.check(each, None)
-            position = 0
-        self._expectations.know(keys, None)
+            return "was not there"
         self._check_position(position)
         return f"gone at {position}"
 
+    def _check_found(self, agent: Agent, key: Key, value: int) -> None:
+        """Checks that whoever asks this agent finds what was just registered here."""
+        registry = agent.replica.registry
+        node = registry.nodes.get(self._host.name)
+        if node is not None and node.latest > agent.author.stamp:
+            return  # the mesh knows a later life of this node, and the agent has yet to outlive that one
+        entry = registry.entry(InstanceKey(key[0], self._host.name, key[1]))
+        if entry is None or entry.record.port != value:
+            self._mesh.chronicle.violate(f"{self._host.name} does not find {key} as {value} after it said so")
+
     def _check_position(self, position: int) -> None:
         """Checks that what a caller is told to be in the stream is there."""
-        message_id = self._mesh.broker.message_id(position)
-        if position and f".{self._host.name}." not in (message_id or ""):
-            self._mesh.chronicle.violate(f"{self._host.name}'s event is not at {position}, but {message_id}")
+        message_id = self._mesh.broker.message_ids.get(position, "")
+        if position and f".{self._host.name}." not in message_id:
+            self._mesh.chronicle.violate(f"{self._host.name}'s event is not at {position}: {message_id!r}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
+from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +21,14 @@ class Chronicle:
     """The lines so far, and what went wrong.
 
     Attributes:
-        violations: promises that were broken on the way.
+        violations: promises that were broken.
+        happened: how often each kind of fault and of call was there.
     """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.violations: list[str] = []
+        self.happened: Counter[str] = Counter()
 
     def note(self, what: str) -> None:
         self.lines.append(f"{asyncio.get_running_loop().time():10.4f} {what}")
@@ -57,15 +61,18 @@ class ChronicledBroker(MemoryBroker):
 
     Attributes:
         changed_s: when it last took something that it is to keep.
+        message_ids: of all that it ever took, by position.
     """
 
     def __init__(self, clock: Clock, chronicle: Chronicle) -> None:
         super().__init__(clock)
         self.chronicle = chronicle
         self.changed_s = 0.0
+        self.message_ids: dict[int, str] = {}
 
     def publish(self, sealed: SealedEvent, ttl_s: int | None) -> int:
         position = super().publish(sealed, ttl_s)
+        self.message_ids[position] = sealed.message_id
         self.chronicle.note(f"stream {position}: {sealed.message_id}{f' for {ttl_s} s' if ttl_s else ''}")
         if ttl_s is None:
             self.changed_s = self.clock.monotonic_s()
@@ -87,10 +94,16 @@ class ChronicledBroker(MemoryBroker):
         super().ack(position)
         self.chronicle.note(f"acknowledged {position}")
 
-    def message_id(self, position: int) -> str | None:
-        """Returns what the stream holds at a position, or None."""
-        message = self._messages.get(position)
-        return message.sealed.message_id if message else None
+    def forget(self, part: float, position_max: int) -> None:
+        """Forgets a part of the acknowledged events, the oldest, as a stream that is full does."""
+        end = min(position_max, self.floor())
+        done = [position for position in self._positions if position <= end]
+        for position in done[: int(len(done) * part)]:
+            del self._messages[position]
+        self._positions = [position for position in self._positions if position in self._messages]
+        self._expiries = [each for each in self._expiries if each[1] in self._messages]
+        heapq.heapify(self._expiries)
+        self.chronicle.note(f"the stream now begins at {self.bounds().first}")
 
     def is_worked_off(self) -> bool:
         """Returns whether every event was handed out and acknowledged."""

@@ -118,9 +118,11 @@ class SimStore(Store):
         self._simulated = _Thread(disk, rng)
         vars(self).update(_journal=disk.journal, _snapshot=disk, _thread=self._simulated)
 
-    async def settled(self) -> None:
-        """Waits until what was handed in is done."""
-        await self._run(lambda: None)
+    async def end(self) -> None:
+        """Does what was handed in, and then nothing more; mirrors `Store._close`."""
+        while self._waiting or self._writing:
+            await self._run(lambda: None)
+        self.die()
 
     def die(self) -> None:
         """Ends in the middle of whatever it does."""

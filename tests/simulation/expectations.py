@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from chronicle import Chronicle
 from host import Host
+
+from pmoves_mesh.errors import MeshError
 
 Key = tuple[str, str]
 """The service and the id of an instance."""
@@ -28,19 +31,22 @@ class Expectations:
         """Returns what an instance may be now."""
         return self.possible.setdefault(key, {None})
 
-    def ask(self, keys: Iterable[Key], value: int | None) -> None:
-        """A caller asks for a value, and does not know yet what becomes of it."""
-        for key in keys:
+    @contextmanager
+    def asked(self, keys: Iterable[Key], value: int | None) -> Iterator[None]:
+        """A caller asks for a value; it may be so until the answer comes, and is so if that is good."""
+        before = {key: set(self.of(key)) for key in keys}
+        for key in before:
             self.of(key).add(value)
-
-    def know(self, keys: Iterable[Key], value: int | None) -> None:
-        """A caller was told that it is so."""
-        for key in keys:
-            self.possible[key] = {value}
+        try:
+            yield
+        except MeshError:
+            self.possible.update(before)  # refused: nothing was changed
+            raise
+        self.possible.update({key: {value} for key in before})
 
     def forget(self) -> None:
         """The disk is lost, and with it all that was registered."""
-        self.know(self.possible, None)
+        self.possible.clear()
 
     def check(self, key: Key, value: int | None) -> None:
         """Checks that an instance is what it may be."""

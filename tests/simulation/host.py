@@ -1,6 +1,6 @@
 """A simulated host: one agent made of the real classes, which crashes, stops and starts again.
 
-It mirrors `agent.agent` and `agent.link`, which bring in NATS, files and HTTP.
+It mirrors `agent.agent`, which brings in NATS, files and HTTP.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from builders import MESH, Authority, Identity
-from chronicle import Chronicle, ChronicledBroker
+from builders import MESH, Identity
 from disk import Disk, SimStore
+from reader import Mesh, Reader
 from virtual_time import SimClock
 
 from pmoves_mesh.agent.announcer import Announcer
@@ -25,82 +26,16 @@ from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.config import load
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
-from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.core.trust import Trust
-from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
-from pmoves_mesh.log.memory import Faults, MemoryBucket, MemoryClient, MemoryLog, MemoryWorkQueue
-from pmoves_mesh.log.topology import IDENTITIES, REGISTRY
+from pmoves_mesh.log.memory import Faults, MemoryClient
 from pmoves_mesh.replica import Applied, Replica
-from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.materialiser import Materialiser
 
 T = TypeVar("T")
 Held = dict[InstanceKey, tuple[Instance, Stamp]]
 """Instances, and the stamps at which their owner stated them last."""
 
-_RETRY_S: Final = 0.1
 _LEAVE_S: Final = 1.5
 _OUTBOX_LOADED_MAX: Final = 1_000_000
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """What all hosts share."""
-
-    seed: int
-    broker: ChronicledBroker
-    chronicle: Chronicle
-    authority: Authority
-    announce_s: float
-
-
-class Reader:
-    """A connection to the broker, and a replica that can follow its stream."""
-
-    def __init__(self, mesh: Mesh, clock: SimClock, rng: random.Random, faults: Faults | None = None) -> None:
-        self.client = MemoryClient(mesh.broker, rng, faults)
-        self.log = MemoryLog(self.client)
-        self.bucket = MemoryBucket(self.client, REGISTRY)
-        self.identities = MemoryBucket(self.client, IDENTITIES)
-        self.queue = MemoryWorkQueue(self.client)
-        verifier = Verifier(Trust(MESH, [mesh.authority.root]), self.identities, clock)
-        self.replica = Replica(verifier, self.log, self.bucket, clock)
-        self._clock = clock
-
-    async def follow(self, identity: Identity | None = None) -> None:
-        """Follows the stream for ever; mirrors `Link.run`."""
-        while True:
-            await self._connected()
-            try:
-                if identity is not None:
-                    await self._show(identity)
-                await self._choose_beginning()
-                await self.replica.run()
-            except LogUnavailable:
-                await self._clock.sleep(_RETRY_S)
-            except SequenceGap:
-                self.replica.restore(Registry(), "")
-
-    async def _connected(self) -> None:
-        with self.client.broker.listener() as news:
-            while not self.client.connected:
-                news.clear()
-                await news.wait()
-
-    async def _choose_beginning(self) -> None:
-        replica, bounds = self.replica, await self.log.bounds()
-        if replica.stream_id and (replica.stream_id != bounds.stream_id or replica.position > bounds.last):
-            replica.restore(Registry(), "")
-        replica.stream_id = bounds.stream_id
-        if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
-            await replica.restore_from_bucket(min(await self.queue.floor(), bounds.last))
-
-    async def _show(self, identity: Identity) -> None:
-        if await self.identities.get(identity.fingerprint) is None:
-            try:
-                await self.identities.put(identity.fingerprint, identity.der, expected=0)
-            except SequenceConflict:
-                return
 
 
 @dataclass(frozen=True)
@@ -152,6 +87,11 @@ class Host:
         self._stalled_until_s = 0.0
         self._life: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its agent was told to leave."""
+        return self._stopping.is_set()
 
     def stored(self) -> Held:
         """Returns what is registered here, by what is on the disk."""
@@ -242,14 +182,14 @@ class Host:
         try:
             agent = await self._assembled()
             self.agent = agent
-            for work in (
+            works = (
                 agent.reader.follow(self.identity),
-                agent.outbox.run(),
-                self._materialise(agent.materialiser),
                 agent.saver.run(),
+                agent.reader.once_joined(agent.outbox.run),
+                agent.reader.once_joined(partial(self._materialise, agent.materialiser)),
                 self._watch(agent),
-            ):
-                tasks.append(asyncio.create_task(work))
+            )
+            tasks += [asyncio.create_task(work) for work in works]
             announcing = asyncio.create_task(agent.announcer.run())
             stopping = asyncio.create_task(self._stopping.wait())
             tasks += (announcing, stopping)
@@ -266,6 +206,8 @@ class Host:
             for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
                     self._mesh.chronicle.violate(f"{self.name} ended by itself: {error!r}")
+            if self.is_up and self._store is not None:
+                await self._store.end()
             self._mesh.chronicle.note(f"{self.name} is down")
             self.is_up = False
 
@@ -310,7 +252,6 @@ class Host:
             await agent.saver.save()
         except TimeoutError:
             self._mesh.chronicle.note(f"{self.name} left without the log's word")
-        await agent.store.settled()
 
     async def _materialise(self, materialiser: Materialiser) -> None:
         """Runs the materialiser for ever, but for stalls."""

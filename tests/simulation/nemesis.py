@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from virtual_time import ended
 from expectations import Expectations
-from host import Agent, Host, Mesh
+from host import Agent, Host
+from reader import Mesh
+from virtual_time import ended
 
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import NodeLost
@@ -18,6 +19,22 @@ from pmoves_mesh.errors import LogUnavailable
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 
+FAULTS: Final = (
+    "crash",
+    "lose_disk",
+    "stop",
+    "cut",
+    "cut_everybody",
+    "lose_messages",
+    "delay_messages",
+    "repeat_messages",
+    "set_clock",
+    "let_clock_drift",
+    "slow_disk",
+    "stall",
+    "declare_lost",
+    "age",
+)
 Fault = Callable[[Host], Coroutine[Any, Any, None]]
 
 
@@ -37,22 +54,7 @@ class Nemesis:
         self._hosts = hosts
         self._expectations = expectations
         self._rng = random.Random(f"{mesh.seed} nemesis")
-        every: list[Fault] = [
-            self._crash,
-            self._lose_disk,
-            self._stop,
-            self._cut,
-            self._cut_everybody,
-            self._lose_messages,
-            self._delay_messages,
-            self._repeat_messages,
-            self._set_clock,
-            self._let_clock_drift,
-            self._slow_disk,
-            self._stall,
-            self._declare_lost,
-        ]
-        self.kinds: Final = self._rng.sample(every, self._rng.randint(1, len(every)))
+        self.kinds: Final = self._rng.sample(FAULTS, self._rng.randint(1, len(FAULTS)))
         self.stopped: Final[set[str]] = set()
         self._pause_s = self._rng.uniform(1, 20)
 
@@ -62,18 +64,20 @@ class Nemesis:
         try:
             while True:
                 await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
-                fault, host = self._rng.choice(self.kinds), self._rng.choice(self._hosts)
+                kind, host = self._rng.choice(self.kinds), self._rng.choice(self._hosts)
+                fault: Fault = getattr(self, f"_{kind}")
+                self._mesh.chronicle.happened[kind] += 1
                 harm.append(asyncio.create_task(fault(host)))
         finally:
             await ended(harm)
 
     async def heal(self) -> None:
-        """Mends everything but the clocks, and starts every agent but some that left."""
+        """Mends everything but the clocks, and starts every agent but some that left, though not all."""
         for host in self._hosts:
             host.heal()
             await host.stopped()
             left = host.name in self.stopped and not host.disk.journal.outbox_depth
-            if not host.is_up and not (left and self._rng.random() < 0.5):
+            if not host.is_up and not (left and host is not self._hosts[0] and self._rng.random() < 0.5):
                 self._start(host)
 
     def _while_s(self, mean_s: float) -> float:
@@ -153,6 +157,11 @@ class Nemesis:
 
     async def _stall(self, host: Host) -> None:
         host.stall(self._while_s(20))
+
+    async def _age(self, _host: Host) -> None:
+        """Has the stream forget some of what the bucket and every running replica have."""
+        running = [host.agent.replica.position for host in self._hosts if host.agent is not None]
+        self._mesh.broker.forget(self._rng.random(), min(running, default=0))
 
     async def _declare_lost(self, host: Host) -> None:
         """Has a witness declare the host lost, rightly or wrongly."""

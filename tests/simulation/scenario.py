@@ -5,35 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine, Sequence
-from functools import cache
 from typing import Any, Final
 
-from builders import Authority, Identity
 from callers import Caller
 from chronicle import Chronicle, ChronicledBroker
 from expectations import Expectations
-from host import Host, Mesh
+from host import Host
 from nemesis import Nemesis
+from reader import Mesh
+from trust import identity
 from verdict import check
 from virtual_time import SimClock, ended, run
 
+_NAMES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 _CALLERS_PER_HOST: Final = 2
 _POLL_S: Final = 0.5
 _REST_MAX_S: Final = 900.0
-
-
-@cache
-def authority() -> Authority:
-    """Returns the CA of every simulated mesh; its keys are random, and nothing depends on them."""
-    return Authority()
-
-
-@cache
-def identity(name: str) -> Identity:
-    return authority().identity(name)
-
-
-_NAMES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 
 
 class Scenario:
@@ -53,11 +40,11 @@ class Scenario:
     async def _play(self) -> None:
         rng = self._rng
         broker = ChronicledBroker(SimClock(), self.chronicle)
-        mesh = Mesh(self._seed, broker, self.chronicle, authority(), announce_s=rng.choice((1, 2, 5)))
+        mesh = Mesh(self._seed, broker, self.chronicle, announce_s=rng.choice((2, 5)))
         hosts = [Host(mesh, name, identity(name)) for name in _NAMES[: rng.randint(2, len(_NAMES))]]
         expectations = {host.name: Expectations(host, self.chronicle) for host in hosts}
         nemesis = Nemesis(mesh, hosts, expectations)
-        self.chronicle.note(f"{len(hosts)} hosts; {', '.join(kind.__name__ for kind in nemesis.kinds)}")
+        self.chronicle.note(f"{len(hosts)} hosts; {', '.join(nemesis.kinds)}")
         callers = [
             Caller(mesh, host, expectations[host.name], number)
             for host in hosts
@@ -66,7 +53,7 @@ class Scenario:
         try:
             for host in hosts:
                 host.start()
-            await _for_a_while(rng.uniform(60, 200), [one.run() for one in (nemesis, *callers)])
+            await _for_a_while(rng.uniform(30, 90), [nemesis.run(), *(caller.run() for caller in callers)])
             await nemesis.heal()
             await self._rest(mesh, hosts)
             await check(mesh, hosts, expectations)
@@ -78,7 +65,7 @@ class Scenario:
     async def _rest(self, mesh: Mesh, hosts: Sequence[Host]) -> None:
         """Waits until nobody has anything more to say but to repeat itself."""
         self.chronicle.note("all is mended")
-        clock, quiet_s = mesh.broker.clock, 10 + 6 * mesh.announce_s
+        clock, quiet_s = mesh.broker.clock, 5 + 3 * mesh.announce_s
         deadline_s = clock.monotonic_s() + _REST_MAX_S
         while not (
             clock.monotonic_s() - mesh.broker.changed_s > quiet_s
