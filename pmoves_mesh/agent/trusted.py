@@ -46,6 +46,6 @@ async def _check_is_first(config: Config, connection: Connection) -> None:
     if found is not None:
         raise PkiError(
             f"{connection.server_url} already holds mesh {found.mesh}, whose CA is not in {config.tls_dir}: "
-            f"run pmoves-mesh join with a token from it, or copy {keystore.CA_CERTIFICATE} and "
+            f"copy {keystore.CA_CERTIFICATE} and "
             f"{keystore.CA_KEY} (fingerprint {found.ca_fingerprint[:16]}...) to {config.tls_dir}"
         )

@@ -284,5 +284,5 @@ def _foreign(name: str, found: StreamIdentity, wanted: StreamIdentity) -> str:
         )
     return (
         f"mesh {found.mesh!r} (stream {name}) is under the CA {found.ca_fingerprint[:16]}, "
-        f"not {wanted.ca_fingerprint[:16]}; join it with a token, or name this mesh differently"
+        f"not {wanted.ca_fingerprint[:16]}; use the ca.crt of that mesh, or name this mesh differently"
     )

@@ -122,9 +122,7 @@ def read_roots(tls_dir: Path) -> tuple[x509.Certificate, ...]:
     """
     path = tls_dir / CA_CERTIFICATE
     if not path.exists():
-        raise PkiError(
-            f"{path} is missing: copy {CA_CERTIFICATE} from a host of the mesh, or run pmoves-mesh join"
-        )
+        raise PkiError(f"{path} is missing: copy {CA_CERTIFICATE} from a host of the mesh")
     return read_certificates(path)
 
 
@@ -184,7 +182,7 @@ def open_identity(
                 raise
             raise PkiError(
                 f"node {node} has no usable identity ({problem}) and none can be issued here ({error}): copy "
-                f"{CA_CERTIFICATE} and {CA_KEY} of the mesh to {tls_dir}, or run pmoves-mesh join"
+                f"{CA_CERTIFICATE} and {CA_KEY} of the mesh to {tls_dir}"
             ) from None
         write_identity(identity_dir, certificate, key)
         return verified_identity(mesh, node, roots, certificate, key)
