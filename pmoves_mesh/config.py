@@ -42,10 +42,18 @@ SETTINGS: Final = (
     Setting("PMOVES_MESH_NAME", "pmoves-mesh", "name of the mesh, which is its trust domain"),
     Setting("MESH_HOSTNAME", "", "name of this node; if unset `NODE_NAME`, else the host's name"),
     Setting("NODE_NAME", "", "name of this node, where `MESH_HOSTNAME` is unset"),
-    Setting("SERVICE_MODE", "docked", "`docked` to the mesh's NATS, or `standalone`: works alone too"),
+    Setting(
+        "SERVICE_MODE",
+        "docked",
+        "`docked` or `standalone`: announced, and the default of this node's instances",
+    ),
     Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
     Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
-    Setting("NATS_EXTERNAL_URL", "", "comma list of the addresses at which NATS is reached from outside"),
+    Setting(
+        "NATS_EXTERNAL_URL",
+        "",
+        "comma list of the addresses at which NATS is reached from outside; shown in the status",
+    ),
     Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
     Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),
     Setting("NATS_TOKEN", "", "token for NATS; outranks the one in a URL"),
@@ -58,7 +66,7 @@ SETTINGS: Final = (
     Setting("SERVICE_REGISTRY_HOST", "127.0.0.1", "address on which the HTTP API listens"),
     Setting("SERVICE_REGISTRY_PORT", "8100", "port of the HTTP API; 0 picks a free one"),
     Setting("SERVICE_REGISTRY_TOKEN", "", "token that writes over HTTP must carry, beyond loopback"),
-    Setting("PMOVES_DNS_PORT", "8600", "port of the DNS view; 0 turns it off"),
+    Setting("PMOVES_DNS_PORT", "8600", "port kept for DNS; checked, and used by nothing yet"),
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
     Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
@@ -67,7 +75,7 @@ SETTINGS: Final = (
     Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
     Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
-    Setting("TAILSCALE_AUTHKEY", "", "key with which `mesh-setup` joins Tailscale"),
+    Setting("TAILSCALE_AUTHKEY", "", "key for joining Tailscale; kept secret, and used by nothing yet"),
 )
 
 _DEFAULTS: Final = {setting.name: setting.default for setting in SETTINGS}

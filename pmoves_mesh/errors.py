@@ -47,6 +47,15 @@ class NotOwnerError(MeshError):
         super().__init__(f"service {service} is registered on {', '.join(nodes)}; ask the agent there")
 
 
+class WriteRefusedError(MeshError):
+    """Somebody who may not write over HTTP tried to; nothing was changed."""
+
+    def __init__(self, problem: str, *, token_helps: bool) -> None:
+        self.problem = problem
+        self.token_helps = token_helps
+        super().__init__(problem)
+
+
 class CapacityError(MeshError):
     """A bound of the registry is reached; nothing was changed."""
 

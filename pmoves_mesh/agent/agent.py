@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -129,7 +130,14 @@ async def _assemble(
     registrations.restore(await store.registrations())
     link = Link(config, connection, replica, identity, clock)
     facts = Facts(config, link, replica, outbox, clock)
-    facade = Facade(replica=replica, registrar=registrations, node=config.node, describe=facts.describe)
+    facade = Facade(
+        replica=replica,
+        registrar=registrations,
+        node=config.node,
+        describe=facts.describe,
+        token=config.http_token.reveal() if config.http_token else None,
+        names=frozenset({config.node, host, socket.gethostname().lower()}),
+    )
     port = await stack.enter_async_context(serving(facade, config.http_host, config.http_port))
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)

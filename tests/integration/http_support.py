@@ -65,6 +65,7 @@ class Served:
     store: Store
     identities: dict[tuple[str, str], Identity]
     port: int = 0
+    facade: Facade = field(init=False)
     session: aiohttp.ClientSession = field(init=False)
 
     def publish(self, event: Event, *, kind: str = "node", by: str | None = None) -> int:
@@ -131,7 +132,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(data_dir: Path, *, connected: bool = True) -> AsyncIterator[Served]:
+async def served(
+    data_dir: Path, *, connected: bool = True, token: str | None = None
+) -> AsyncIterator[Served]:
     """A node `alpha` that serves its registry on a free port."""
     clock = PinnedClock()
     authority, broker = Authority(), MemoryBroker(clock)
@@ -150,13 +153,23 @@ async def served(data_dir: Path, *, connected: bool = True) -> AsyncIterator[Ser
         here = Served(
             authority, broker, client, replica, registrations, store, identities={(NODE, "node"): identity}
         )
-        facade = Facade(replica=replica, registrar=registrations, node=NODE, describe=here.facts)
+        here.facade = Facade(
+            replica=replica,
+            registrar=registrations,
+            node=NODE,
+            describe=here.facts,
+            token=token,
+            names=frozenset({NODE}),
+        )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(replica.run()), tasks.create_task(outbox.run())]
             try:
                 if connected:
                     await here.is_current()
-                async with serving(facade, HOST, 0) as here.port, aiohttp.ClientSession() as here.session:
+                async with (
+                    serving(here.facade, HOST, 0) as here.port,
+                    aiohttp.ClientSession() as here.session,
+                ):
                     yield here
             finally:
                 for task in running:

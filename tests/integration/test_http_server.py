@@ -204,9 +204,9 @@ async def test_the_end_takes_at_most_two_seconds_whatever_is_still_being_asked(f
     async with serving(facade, HOST, 0) as port:
         idle = await asyncio.open_connection(HOST, port)
         halfway = await asyncio.open_connection(HOST, port)
-        halfway[1].write(b"POST /api/services HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        halfway[1].write(b"POST /api/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         waiting = await asyncio.open_connection(HOST, port)
-        waiting[1].write(b"GET /api/nodes?min_position=1000000 HTTP/1.1\r\nHost: a\r\n\r\n")
+        waiting[1].write(b"GET /api/nodes?min_position=1000000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{port}/healthz") as answer:
             assert answer.status == 200
         begun_s = clock.monotonic_s()

@@ -226,7 +226,7 @@ async def test_a_body_above_1_mib_is_refused_whether_or_not_its_length_is_told(m
 
 async def test_a_body_that_does_not_arrive_is_given_up(mesh: Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pmoves_mesh.views.http.inputs.BODY_TIMEOUT_S", 0.05)
-    answer = await raw(mesh, b"POST /api/services HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+    answer = await raw(mesh, b"POST /api/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
 
@@ -234,10 +234,10 @@ async def test_a_body_that_does_not_arrive_is_given_up(mesh: Served, monkeypatch
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"POST /api/services HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /api/services HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST /api/services HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
     ],
 )
 async def test_what_is_not_http_is_refused_and_harms_nobody(mesh: Served, request_bytes: bytes):
@@ -251,7 +251,7 @@ async def test_a_body_whose_framing_breaks_halfway_is_a_problem(
     mesh: Served, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("pmoves_mesh.views.http.inputs.BODY_TIMEOUT_S", 0.05)
-    head = b"POST /api/services HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\nHost: a\r\n"
+    head = b"POST /api/services HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\nHost: localhost\r\n"
     reader, writer = await asyncio.open_connection(HOST, mesh.port)
     try:
         writer.write(head + b"\r\n")
@@ -267,7 +267,7 @@ async def test_a_body_whose_framing_breaks_halfway_is_a_problem(
 
 async def test_a_client_that_goes_away_with_half_its_body_harms_nobody(mesh: Served):
     _, writer = await asyncio.open_connection(HOST, mesh.port)
-    writer.write(b"POST /api/services HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+    writer.write(b"POST /api/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
     await writer.drain()
     writer.close()
     await writer.wait_closed()
@@ -276,8 +276,8 @@ async def test_a_client_that_goes_away_with_half_its_body_harms_nobody(mesh: Ser
 
 
 async def test_one_connection_serves_many_requests(mesh: Served):
-    request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-    last = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = await raw(mesh, request * 5 + last)
     assert answer.count(b"HTTP/1.1 200 OK") == 6
 

@@ -18,7 +18,7 @@ from pmoves_mesh.errors import NotOwnerError, ServiceNotFound, StoreError
 CALLS: Final = ("register", "repeat", "deregister")
 _SERVICES: Final = ("rag", "whisper", "zero")
 _IDS: Final = ("1", "2")
-_PATIENCE_S: Final = 1.0
+_PATIENCE_S: Final = (0.004, 0.1, 1.0)
 
 
 class Caller:
@@ -43,7 +43,7 @@ class Caller:
         rng = self._rng
         key = (rng.choice(self._services), rng.choice(_IDS))
         wait = rng.random() < 0.7
-        patience_s = _PATIENCE_S * rng.random() if rng.random() < 0.1 else None
+        patience_s = rng.choice(_PATIENCE_S) * rng.random() if rng.random() < 0.15 else None
         kind = rng.choices(CALLS, (6, 1, 3))[0]
         call: Callable[..., Coroutine[Any, Any, str]] = getattr(self, f"_{kind}")
         name = f"{self._host.name} {kind} {'/'.join(key)}"

@@ -14,6 +14,7 @@ import structlog
 
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.log.memory import MemoryBroker
+from pmoves_mesh.log.memory_broker import DEDUP_WINDOW_MS
 from pmoves_mesh.ports import Clock
 
 
@@ -57,16 +58,17 @@ class Chronicle:
 
 
 class ChronicledBroker(MemoryBroker):
-    """A broker that tells what it did.
+    """A broker that tells what it did, and forgets the ids of messages as early as it is told to.
 
     Attributes:
         changed_s: when it last took something that it is to keep.
         message_ids: of all that it ever took, by position.
     """
 
-    def __init__(self, clock: Clock, chronicle: Chronicle) -> None:
+    def __init__(self, clock: Clock, chronicle: Chronicle, dedup_window_s: float) -> None:
         super().__init__(clock)
         self.chronicle = chronicle
+        self._early_ms = DEDUP_WINDOW_MS - int(dedup_window_s * 1000)
         self.changed_s = 0.0
         self.message_ids: dict[int, str] = {}
 
@@ -77,6 +79,9 @@ class ChronicledBroker(MemoryBroker):
         if ttl_s is None:
             self.changed_s = self.clock.monotonic_s()
         return position
+
+    def _forget_ids(self, now: int) -> None:
+        super()._forget_ids(now + self._early_ms)
 
     def put(self, bucket: str, key: str, value: bytes, *, expected: int | None, ttl_s: int | None) -> int:
         revision = super().put(bucket, key, value, expected=expected, ttl_s=ttl_s)

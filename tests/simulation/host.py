@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.config import load
+from pmoves_mesh.core.event import Removed
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
 from pmoves_mesh.log.memory import Faults, MemoryClient
 from pmoves_mesh.replica import Applied, Replica
@@ -62,15 +63,17 @@ class Host:
     Attributes:
         agent: its agent, once that answers; None while it is down or starts.
         faults: between it and the broker, in this run and the next ones.
+        usual: those that are there even while nothing is wrong.
         is_up: its agent runs, if only to start or to stop.
     """
 
-    def __init__(self, mesh: Mesh, name: str, identity: Identity) -> None:
+    def __init__(self, mesh: Mesh, name: str, identity: Identity, usual: Faults) -> None:
         self.name: Final = name
         self.identity: Final = identity
         self.disk: Final = Disk()
         self.clock: Final = SimClock()
-        self.faults: Final = Faults()
+        self.usual: Final = usual
+        self.faults: Final = replace(usual)
         self.agent: Agent | None = None
         self.is_up = False
         self._mesh = mesh
@@ -148,7 +151,7 @@ class Host:
 
     def heal(self) -> None:
         """Has nothing go wrong any more between it and the broker, nor with its disk."""
-        self.faults.drop = self.faults.duplicate = self.faults.delay_max_s = self.faults.reorder = 0.0
+        vars(self.faults).update(vars(self.usual))
         self.disk.latency_max_s = 0.002
         self._stalled_until_s = 0.0
         if self._cut:
@@ -205,7 +208,7 @@ class Host:
             await asyncio.gather(*calls, *tasks, return_exceptions=True)
             for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
-                    self._mesh.chronicle.violate(f"{self.name} ended by itself: {error!r}")
+                    self._violate(f"ended by itself: {error!r}")
             if self.is_up and self._store is not None:
                 await self._store.end()
             self._mesh.chronicle.note(f"{self.name} is down")
@@ -266,16 +269,29 @@ class Host:
                 self._materialising.result()
 
     async def _watch(self, agent: Agent) -> None:
-        """Sees to it that the replica never goes back."""
+        """Sees to it that the replica never goes back: not its position, and not what it says of a key."""
+        registry = agent.replica.registry
         reached = 0
+        latest: dict[InstanceKey, Stamp] = {}
 
-        def notice(_applied: Applied) -> None:
+        def notice(applied: Applied) -> None:
             nonlocal reached
-            position = agent.replica.position
-            if position < reached:
-                self._mesh.chronicle.violate(f"{self.name} went back from {reached} to {position}")
-            reached = max(position, reached)
+            if registry.position < reached:
+                self._violate(f"went back from {reached} to {registry.position}")
+            reached = registry.position
+            event = applied.verified.event
+            if isinstance(event, Removed):
+                latest[event.key] = max(event.stamp, latest.get(event.key, event.stamp))
+            for key in applied.change.instances:
+                entry = registry.entry(key)
+                if entry is not None and entry.stamp < latest.get(key, entry.stamp):
+                    self._violate(f"says again of {key} what was so before")
+                elif entry is not None:
+                    latest[key] = entry.stamp
 
         await agent.replica.wait_current(1e9)
         with agent.replica.subscribed(notice):
             await asyncio.Event().wait()
+
+    def _violate(self, what: str) -> None:
+        self._mesh.chronicle.violate(f"{self.name} {what}")

@@ -80,6 +80,12 @@ class Nemesis:
             if not host.is_up and not (left and host is not self._hosts[0] and self._rng.random() < 0.5):
                 self._start(host)
 
+    async def harm_once_more(self) -> None:
+        """Does what a mesh must stand even when nothing happens after it."""
+        await asyncio.sleep(self._while_s(2))
+        if "declare_lost" in self.kinds:
+            await self._declare_lost(self._rng.choice(self._hosts))
+
     def _while_s(self, mean_s: float) -> float:
         return self._rng.expovariate(1 / mean_s)
 
@@ -92,6 +98,8 @@ class Nemesis:
         if host.is_up:
             host.crash(disk_lost=True)
             self._expectations[host.name].forget()
+            if self._rng.random() < 0.3:
+                host.clock.offset_ms -= self._rng.randint(0, _HOUR_MS)  # nothing tells it the time
             await self._start_later(host)
 
     async def _stop(self, host: Host) -> None:
@@ -129,10 +137,9 @@ class Nemesis:
 
     async def _delay_messages(self, host: Host) -> None:
         host.faults.delay_max_s = self._rng.choice((0.01, 0.2, 3.0))
-        host.faults.reorder = self._rng.random()
         self._tell(host, f"is up to {host.faults.delay_max_s} s away")
         await asyncio.sleep(self._while_s(15))
-        host.faults.delay_max_s = host.faults.reorder = 0.0
+        host.faults.delay_max_s = host.usual.delay_max_s
 
     async def _repeat_messages(self, host: Host) -> None:
         host.faults.duplicate = self._rng.uniform(0, 0.5)

@@ -17,6 +17,8 @@ from trust import identity
 from verdict import check
 from virtual_time import SimClock, ended, run
 
+from pmoves_mesh.log.memory import Faults
+
 _NAMES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 _CALLERS_PER_HOST: Final = 2
 _POLL_S: Final = 0.5
@@ -39,9 +41,11 @@ class Scenario:
 
     async def _play(self) -> None:
         rng = self._rng
-        broker = ChronicledBroker(SimClock(), self.chronicle)
+        broker = ChronicledBroker(SimClock(), self.chronicle, dedup_window_s=rng.choice((2, 20, 120)))
         mesh = Mesh(self._seed, broker, self.chronicle, announce_s=rng.choice((2, 5)))
-        hosts = [Host(mesh, name, identity(name)) for name in _NAMES[: rng.randint(2, len(_NAMES))]]
+        usual = Faults(delay_max_s=rng.choice((0, 0.005, 0.05)), reorder=rng.choice((0, 0.3)))
+        names = _NAMES[: rng.randint(2, len(_NAMES))]
+        hosts = [Host(mesh, name, identity(name), usual) for name in names]
         expectations = {host.name: Expectations(host, self.chronicle) for host in hosts}
         nemesis = Nemesis(mesh, hosts, expectations)
         self.chronicle.note(f"{len(hosts)} hosts; {', '.join(nemesis.kinds)}")
@@ -55,6 +59,7 @@ class Scenario:
                 host.start()
             await _for_a_while(rng.uniform(30, 90), [nemesis.run(), *(caller.run() for caller in callers)])
             await nemesis.heal()
+            await nemesis.harm_once_more()
             await self._rest(mesh, hosts)
             await check(mesh, hosts, expectations)
         finally:

@@ -16,6 +16,7 @@ from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.views.http import answers, inputs, openapi, problems
 from pmoves_mesh.views.http.facade import FACADE, Facade
+from pmoves_mesh.views.http.guard import check_may_write
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.routes import ROUTES, Route
 
@@ -80,6 +81,8 @@ async def serving(facade: Facade, host: str, port: int) -> AsyncIterator[int]:
 def _handler(route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         replica = request.app[FACADE].replica
+        if route.writes:
+            check_may_write(request)
         if route.waits and (position := inputs.parse_position(request)):
             await replica.wait_position(position, WAIT_POSITION_S)
         position = replica.position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -69,12 +69,16 @@ class Facade:
         registrar: where writes go.
         node: this node's name; its own instances are preferred among equals.
         describe: what `/api/status` says of this agent.
+        token: what a write from another host must carry; None lets none write.
+        names: by which names programs of this host may call it, beside localhost and addresses.
     """
 
     replica: Replica
     registrar: Registrar
     node: str
     describe: Callable[[], RegistryFacts]
+    token: str | None = field(default=None, repr=False)
+    names: frozenset[str] = frozenset()
 
 
 FACADE: Final = web.AppKey("facade", Facade)

@@ -23,6 +23,7 @@ from pmoves_mesh.errors import (
     NotOwnerError,
     ReplicaBehindError,
     StoreError,
+    WriteRefusedError,
 )
 from pmoves_mesh.views.http.answers import encode
 from pmoves_mesh.views.http.inputs import BodyNotJsonError
@@ -68,6 +69,8 @@ def of_error(error: MeshError) -> Problem:
             problem = problem_of(404, text)
         case NotOwnerError():
             problem = problem_of(409, text, nodes=error.nodes)
+        case WriteRefusedError():
+            problem = problem_of(401 if error.token_helps else 403, text)
         case CapacityError():
             # Not 429: asking slower does not help, deregistering does. Source: RFC 4918 section 11.5.
             problem = problem_of(507, text)
@@ -104,6 +107,8 @@ def problem_of(
 def respond(problem: Problem) -> web.Response:
     """Returns a problem as the answer to a request."""
     response = web.Response(status=problem.status, body=encode(problem), content_type=PROBLEM_JSON)
+    if problem.status == 401:
+        response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if problem.status == 503:
         response.headers[hdrs.RETRY_AFTER] = str(RETRY_AFTER_S)
     if problem.status in {408, 413}:

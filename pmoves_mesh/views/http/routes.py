@@ -48,6 +48,7 @@ class Route(Struct, frozen=True, kw_only=True):
         answers: the type of the body for each status; None where it has none of ours.
         body: the type of the request's body; None if it has none.
         waits: whether `min_position` is heeded.
+        writes: whether it changes something, and so is guarded.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -58,6 +59,7 @@ class Route(Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
     waits: bool = False
+    writes: bool = False
 
 
 MIN_POSITION: Final = Parameter(
@@ -111,9 +113,10 @@ ROUTES: Final = (
         handle=writes.register,
         summary="Register an instance on this node, or update it; any content type.",
         answers=dict.fromkeys((200, 202), Registered)
-        | dict.fromkeys((400, 404, 408, 413, 422, 503, 507), Problem),
+        | dict.fromkeys((400, 401, 403, 404, 408, 413, 422, 503, 507), Problem),
         parameters=(_WAIT,),
         body=Registration,
+        writes=True,
     ),
     Route(
         method="GET",
@@ -129,13 +132,15 @@ ROUTES: Final = (
         path="/api/services/{name}",
         handle=writes.deregister,
         summary="Remove this node's instances of a service, or one of them.",
-        answers=dict.fromkeys((200, 202), Unregistered) | dict.fromkeys((404, 409, 422, 503), Problem),
+        answers=dict.fromkeys((200, 202), Unregistered)
+        | dict.fromkeys((401, 403, 404, 409, 422, 503), Problem),
         parameters=(
             _SERVICE,
             _NODE,
             Parameter(name="id", type=InstanceId, meaning="Only this instance."),
             _WAIT,
         ),
+        writes=True,
     ),
     Route(
         method="POST",
