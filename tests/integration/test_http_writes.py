@@ -251,7 +251,10 @@ async def test_a_body_whose_framing_breaks_halfway_is_a_problem(
     mesh: Served, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("pmoves_mesh.views.http.inputs.BODY_TIMEOUT_S", 0.05)
-    head = b"POST /api/services HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\nHost: localhost\r\n"
+    head = (
+        b"POST /api/services HTTP/1.1\r\nHost: localhost\r\n"
+        b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n"
+    )
     reader, writer = await asyncio.open_connection(HOST, mesh.port)
     try:
         writer.write(head + b"\r\n")

@@ -128,3 +128,12 @@ def test_a_wait_that_nothing_can_end_is_an_error_and_no_hang():
 
     with pytest.raises(RuntimeError, match="no timer"):
         run(wait())
+
+
+def test_work_without_end_at_one_moment_is_an_error_and_no_hang():
+    async def spin() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="no time passes"):
+        run(spin())
