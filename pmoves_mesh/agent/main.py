@@ -29,11 +29,15 @@ def run(config: Config) -> None:
     configure_logging()
     try:
         uvloop.run(_until_signalled(config))
-    except* MeshError as group:
-        raise _first(group) from None
-    except* Exception:
-        _log.exception("agent failed")
+    except MeshError:
         raise
+    except Exception as error:
+        # Not `except*`: what it raises is put into a group again, and that depends on the Python.
+        expected = _only_expected(error)
+        if expected is None:
+            _log.exception("agent failed")
+            raise
+        raise expected from None
 
 
 def configure_logging() -> None:
@@ -67,7 +71,11 @@ async def _until_signalled(config: Config) -> None:
     _log.info("agent stopped", node=config.node)
 
 
-def _first(group: BaseExceptionGroup[MeshError]) -> MeshError:
-    """Returns the first error of a group: what a person has to know fits one line."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def _only_expected(error: Exception) -> MeshError | None:
+    """Returns the first error of a group, if all of them are ours: a person needs one line of it."""
+    if isinstance(error, MeshError):
+        return error
+    if not isinstance(error, ExceptionGroup):
+        return None
+    found = [_only_expected(inner) for inner in error.exceptions]
+    return None if None in found else found[0]
