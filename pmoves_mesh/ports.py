@@ -126,8 +126,16 @@ class Bucket(Protocol):
         """
         ...
 
-    async def delete(self, key: str) -> None:
-        """Removes a key, if it is there."""
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Removes a key, if it is there.
+
+        Args:
+            key: what to remove.
+            expected: the revision the key must have now; None to remove it whatever it holds.
+
+        Raises:
+            SequenceConflict: if the key has another revision than `expected`.
+        """
         ...
 
     async def keys(self, pattern: str = ">") -> list[str]:

@@ -148,7 +148,7 @@ class Replica:
             return
         for verified in events:
             self._continue_chain(verified.event)
-            self._apply(verified, position=0, time_ms=now_ms)
+            self._apply(self.registry, verified, position=0, time_ms=now_ms)
 
     def _continue_chain(self, event: Event) -> None:
         """Takes the link before an own event as known: the store has it, the stream may still bring it."""
@@ -171,13 +171,19 @@ class Replica:
         await self.verifier.admit_all()
         held = [record async for record in _records(self._bucket)]
         held.sort(key=lambda record: record.position)
-        for record in held:
-            await self._fold_record(record)
-        self.registry.position = floor
+        # What was followed before may hold what was removed since, so that is left behind.
+        registry = Registry() if self.registry.position else self.registry
+        for index, record in enumerate(held):
+            await self._fold_record(registry, record)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        registry.position = floor
+        registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
-        for node in self.registry.nodes.values():
+        for node in registry.nodes.values():
             node.gaps = 0
+        self.registry = registry
         return len(held)
 
     async def _take(self, batch: TailBatch) -> None:
@@ -201,7 +207,7 @@ class Replica:
             self.verifier.refuse(message, error)
             return
         for verified in events:
-            self._apply(verified, position=message.position, time_ms=message.time_ms)
+            self._apply(self.registry, verified, position=message.position, time_ms=message.time_ms)
 
     async def _unsealed(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
         """Waits for the log where a certificate must come from it: no event is refused for an outage."""
@@ -211,13 +217,23 @@ class Replica:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
-    async def _fold_record(self, record: records.Record) -> None:
+    async def _fold_record(self, registry: Registry, record: records.Record) -> None:
+        """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         if record.ended is not None:
-            await self._fold_record(record.ended)
-        await self._fold(LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms))
+            await self._fold_record(registry, record.ended)
+        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        try:
+            events = await self._unsealed(message)
+        except RemoteProtocolError as error:
+            self.verifier.refuse(message, error)
+            return
+        followed = registry.position
+        for verified in events:
+            self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+        registry.position = followed
 
-    def _apply(self, verified: VerifiedEvent, *, position: int, time_ms: int) -> None:
-        change = projection.apply(self.registry, verified, position=position, time_ms=time_ms)
+    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> None:
+        change = projection.apply(registry, verified, position=position, time_ms=time_ms)
         self.outcomes[change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
@@ -239,7 +255,7 @@ class Replica:
                 self._missing[key] = None
                 return
             if entry is not None and (record := records.readable(entry.value)) is not None:
-                await self._fold_record(record)
+                await self._fold_record(self.registry, record)
 
 
 async def _records(bucket: Bucket) -> AsyncIterator[records.Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -22,7 +23,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import ManifestEntry
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.errors import LogError
+from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Applied, Replica
 
@@ -78,20 +79,34 @@ class Announcer:
 
     async def run(self) -> None:
         """Announces for ever, and at once when the mesh says of this node what is not so."""
-        await self.announce()
+        await self._spared(self.announce())
         await self._replica.wait_current(_START_S)
-        await self._reconcile()
-        if self._registrations.changed.is_set():
-            await self.announce()
+        await self._spared(self._mend())
         with self._replica.subscribed(self._notice):
             while True:
                 await self._wait(self._interval_s())
-                if self._replica.is_current:
-                    await self._reconcile()
-                if self._registrations.changed.is_set() or self._is_contradicted():
-                    await self.announce()
-                else:
-                    await self._repeat()
+                await self._spared(self._take_turn())
+
+    async def _mend(self) -> None:
+        await self._reconcile()
+        if self._registrations.changed.is_set():
+            await self.announce()
+
+    async def _take_turn(self) -> None:
+        if self._replica.is_current:
+            await self._reconcile()
+        if self._registrations.changed.is_set() or self._is_contradicted():
+            await self.announce()
+        else:
+            await self._repeat()
+
+    async def _spared(self, turn: Awaitable[object]) -> None:
+        """Lets a full disk or a full outbox cost a turn, and not the agent."""
+        try:
+            await turn
+        except (StoreError, CapacityError) as error:
+            self._registrations.changed.set()
+            _log.warning("not announced", detail=str(error))
 
     def _notice(self, applied: Applied) -> None:
         if self._author.node in applied.change.nodes and self._is_contradicted():
@@ -124,9 +139,9 @@ class Announcer:
     async def _reconcile(self) -> None:
         """States again what the stream no longer knows of this node, under a later incarnation if need be."""
         node = self._replica.registry.nodes.get(self._author.node)
-        if node is not None and node.latest > self._author.stamp:
+        if node is not None and (known := max(node.latest, node.lost)) > self._author.stamp:
             _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
-            await self._author.begin(above=node.latest.incarnation)
+            await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()
         for key, held in tuple(self._registrations.held.items()):
             entry = self._replica.registry.entry(key)

@@ -56,6 +56,7 @@ class Link:
         self, config: Config, connection: Connection, replica: Replica, identity: Identity, clock: Clock
     ) -> None:
         self.problem = ""
+        self._broken_off = False
         self._config = config
         self.connection: Final = connection
         self._replica = replica
@@ -99,8 +100,8 @@ class Link:
                 self.problem = str(error)
                 await self._clock.sleep(_RETRY_S)
             except SequenceGap as error:
-                _log.warning("the stream does not continue this replica; it begins anew", detail=str(error))
-                self._replica.restore(Registry(), "")
+                _log.warning("the stream does not continue this replica", detail=str(error))
+                self._broken_off = True
             except LogError as error:
                 if not self._may_wait():
                     raise
@@ -131,9 +132,11 @@ class Link:
             max_bytes=config.stream_max_bytes,
         )
         await self._show_certificate()
-        if replica.stream_id and (replica.stream_id != bounds.stream_id or replica.position > bounds.last):
+        other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
+        if replica.stream_id and (other or self._broken_off):
             _log.warning("the stream was made anew or restored; this replica begins anew")
             replica.restore(Registry(), "")
+        self._broken_off = False
         replica.stream_id = bounds.stream_id
         if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
             await self._boot(bounds)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from pmoves_mesh.errors import LogError, RightMissing
+from pmoves_mesh.errors import LogError, RightMissing, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.store.records import OutboxEntry
 from pmoves_mesh.store.store import Store
@@ -76,11 +76,18 @@ class Outbox:
             while self._waiting:
                 sent = await self._send_window()
                 if sent:
-                    await self._store.sent(sent)
+                    await self._forget(sent)
                 if not self._waiting:
                     self._emptied.set()
                 elif not sent:
                     await self._clock.sleep(_RETRY_S)
+
+    async def _forget(self, sent: list[int]) -> None:
+        try:
+            await self._store.sent(sent)
+        except StoreError as error:
+            # They are sent once more at the next start, and known by their ids or stamps.
+            _log.warning("sent events stay in the outbox's file", detail=str(error))
 
     async def _send_window(self) -> list[int]:
         """Sends the first events side by side; returns the sequences of those before the first failure."""

@@ -76,8 +76,7 @@ class Registrations:
         """Registers or updates an instance on this node; see `ports.Registrar`."""
         node = self._author.node
         key = InstanceKey(parse_label(wanted.name, "name"), node, instance_id(wanted, self.host))
-        while (held := self.held.get(key)) is not None and not held.durable.is_set():
-            await held.durable.wait()
+        held = await self._durable(key)
         now = query.iso(self._clock.now_ms())
         record = instance_of(
             wanted,
@@ -113,7 +112,11 @@ class Registrations:
         ]
         if not concerned:
             self._refuse(service, node, instance_id)
-        futures = [await self._remove(key) for key in concerned if key in self.held]
+        futures = []
+        for key in concerned:
+            await self._durable(key)
+            if key in self.held:
+                futures.append(await self._remove(key))
         positions = [await self._settled(future, wait=wait) for future in futures]
         return max(positions, default=0)
 
@@ -143,10 +146,10 @@ class Registrations:
         try:
             future = await self._author.state(build, upsert=stored)
         except (StoreError, CapacityError):
-            if before is None:
+            if self.held.get(record.key) is held:
                 del self.held[record.key]
-            else:
-                self.held[record.key] = before
+                if before is not None:
+                    self.held[record.key] = before
             raise
         finally:
             held.durable.set()
@@ -170,6 +173,12 @@ class Registrations:
         finally:
             self.changed.set()
         return future
+
+    async def _durable(self, key: InstanceKey) -> Held | None:
+        """Returns what is held of an instance, once the event that stated it is in the store or failed."""
+        while (held := self.held.get(key)) is not None and not held.durable.is_set():
+            await held.durable.wait()
+        return held
 
     def _refuse(self, service: str, node: str | None, instance_id: str | None) -> None:
         """Raises what explains why there is nothing here to remove."""

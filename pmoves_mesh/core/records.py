@@ -26,6 +26,7 @@ from pmoves_mesh.core.event import (
     RootsRotated,
 )
 from pmoves_mesh.core.model import InstanceKey, Stamp
+from pmoves_mesh.core.names import Counter
 from pmoves_mesh.errors import MalformedEvent
 
 TOMBSTONE_TTL_S: Final = 24 * 60 * 60
@@ -44,8 +45,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
             of a node that left or is lost, the last statement about an instance that expired.
     """
 
-    position: int
-    time_ms: int
+    position: Counter
+    time_ms: Counter
     subject: str
     headers: dict[str, str]
     event: msgspec.Raw

@@ -58,10 +58,17 @@ class NatsBucket:
             # The key has no value but a marker of its removal, and that marker's revision counts.
             return await self._write(key, value, {**headers, _EXPECTED: str(held)})
 
-    async def delete(self, key: str) -> None:
-        """Removes a key, if it is there; a marker of that stays for an hour."""
-        if await self.get(key) is not None:
-            await self._write(key, b"", {_OPERATION: "DEL", "Nats-TTL": _DELETED_TTL})
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Removes a key, if it is there; a marker of that stays for an hour.
+
+        Raises:
+            SequenceConflict: if the key has another revision than `expected`.
+        """
+        headers = {_OPERATION: "DEL", "Nats-TTL": _DELETED_TTL}
+        if expected is not None:
+            await self._write(key, b"", {**headers, _EXPECTED: str(expected)})
+        elif await self.get(key) is not None:
+            await self._write(key, b"", headers)
 
     async def keys(self, pattern: str = ">") -> list[str]:
         """Returns the keys that match a NATS subject pattern."""

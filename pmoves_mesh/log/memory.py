@@ -226,9 +226,13 @@ class MemoryBucket:
             lambda: self._broker.put(self._name, key, value, expected=expected, ttl_s=ttl_s)
         )
 
-    async def delete(self, key: str) -> None:
-        """Removes a key, if it is there."""
-        await self._client.request(lambda: self._broker.delete(self._name, key))
+    async def delete(self, key: str, *, expected: int | None = None) -> None:
+        """Removes a key, if it is there; see `ports.Bucket.delete`.
+
+        Raises:
+            SequenceConflict: if the key has another revision than `expected`.
+        """
+        await self._client.request(lambda: self._broker.delete(self._name, key, expected=expected))
 
     async def keys(self, pattern: str = ">") -> list[str]:
         """Returns the keys that match a NATS subject pattern."""

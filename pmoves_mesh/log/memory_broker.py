@@ -167,8 +167,15 @@ class MemoryBroker:
         self._buckets.setdefault(bucket, {})[key] = _Value(entry, expires_ms)
         return revision
 
-    def delete(self, bucket: str, key: str) -> None:
-        """Removes a key, if it is there."""
+    def delete(self, bucket: str, key: str, *, expected: int | None) -> None:
+        """Removes a key, if it is there.
+
+        Raises:
+            SequenceConflict: if the key has another revision than `expected`.
+        """
+        held = self.get(bucket, key)
+        if expected is not None and expected != (held.revision if held else 0):
+            raise SequenceConflict(key, expected)
         if self._buckets.get(bucket, {}).pop(key, None) is not None:
             self._next_revision(bucket)
 

@@ -16,7 +16,7 @@ import structlog
 
 from pmoves_mesh.core import records
 from pmoves_mesh.core.event import Event, NodeAnnounced, Stated
-from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.projection import is_revoked
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
@@ -172,9 +172,20 @@ class Materialiser:
             for line in announced.instances or ()
         }
         for key in await self._bucket.keys(f"service.*.{announced.node}.*"):
-            if key in listed:
-                continue
+            if key not in listed:
+                await self._drop(key, announced.stamp)
+
+    async def _drop(self, key: str, latest: Stamp) -> None:
+        """Removes a key whose record is no later than `latest`, but for what remembers a removal."""
+        for _ in range(_CONFLICTS_MAX):
             entry = await self._bucket.get(key)
             held = records.readable(entry.value) if entry else None
-            if held is not None and held.stamp <= announced.stamp and not records.is_removal(held):
-                await self._bucket.delete(key)
+            if entry is None or held is None or held.stamp > latest or records.is_removal(held):
+                return
+            try:
+                await self._bucket.delete(key, expected=entry.revision)
+            except SequenceConflict:
+                self.conflicts += 1
+                continue
+            return
+        raise SequenceConflict(key, 0)

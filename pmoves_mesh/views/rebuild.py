@@ -90,7 +90,7 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
         if record is None:
             # A removal that nothing needs any more goes by itself.
             if held is None or (held.position >= bounds.first and not records.is_removal(held)):
-                await bucket.delete(entry.key)
+                await bucket.delete(entry.key, expected=entry.revision)
                 deleted += 1
         elif held != (whole := _with_forgotten(record, held, bounds.first)):
             await bucket.put(entry.key, records.encode(whole), expected=entry.revision, ttl_s=_ttl_s(whole))

@@ -122,6 +122,15 @@ async def test_a_key_is_written_read_and_removed(side: Side) -> None:
     assert await side.bucket.keys() == []
 
 
+async def test_a_key_is_removed_only_at_the_expected_revision(side: Side) -> None:
+    first = await side.bucket.put("node.a", b"1")
+    second = await side.bucket.put("node.a", b"2")
+    with pytest.raises(SequenceConflict):
+        await side.bucket.delete("node.a", expected=first)
+    await side.bucket.delete("node.a", expected=second)
+    assert await side.bucket.get("node.a") is None
+
+
 async def test_a_compare_and_set_wins_only_at_the_expected_revision(side: Side) -> None:
     first = await side.bucket.put("node.a", b"1", expected=0)
     second = await side.bucket.put("node.a", b"2", expected=first)

@@ -90,8 +90,8 @@ class ChronicledBroker(MemoryBroker):
         self.changed_s = self.clock.monotonic_s()
         return revision
 
-    def delete(self, bucket: str, key: str) -> None:
-        super().delete(bucket, key)
+    def delete(self, bucket: str, key: str, *, expected: int | None) -> None:
+        super().delete(bucket, key, expected=expected)
         self.chronicle.note(f"bucket {bucket}: {key} deleted")
         self.changed_s = self.clock.monotonic_s()
 

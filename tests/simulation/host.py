@@ -270,20 +270,23 @@ class Host:
 
     async def _watch(self, agent: Agent) -> None:
         """Sees to it that the replica never goes back: not its position, and not what it says of a key."""
-        registry = agent.replica.registry
         reached = 0
         latest: dict[InstanceKey, Stamp] = {}
 
-        def notice(applied: Applied) -> None:
+        def look() -> None:
             nonlocal reached
-            if registry.position < reached:
-                self._violate(f"went back from {reached} to {registry.position}")
-            reached = registry.position
+            position = agent.replica.position
+            if position < reached:
+                self._violate(f"went back from {reached} to {position}")
+            reached = position
+
+        def notice(applied: Applied) -> None:
+            asyncio.get_running_loop().call_soon(look)
             event = applied.verified.event
             if isinstance(event, Removed):
                 latest[event.key] = max(event.stamp, latest.get(event.key, event.stamp))
             for key in applied.change.instances:
-                entry = registry.entry(key)
+                entry = agent.replica.registry.entry(key)
                 if entry is not None and entry.stamp < latest.get(key, entry.stamp):
                     self._violate(f"says again of {key} what was so before")
                 elif entry is not None:

@@ -49,6 +49,7 @@ class Reader:
         self.replica = Replica(verifier, self.log, self.bucket, clock)
         self._clock = clock
         self._joined = asyncio.Event()
+        self._broken_off = False
 
     async def follow(self, identity: Identity | None = None) -> None:
         """Follows the stream for ever; mirrors `Link.run`."""
@@ -63,7 +64,8 @@ class Reader:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
             except SequenceGap:
-                self.replica.restore(Registry(), "")
+                self._broken_off = True
+                await asyncio.sleep(0)  # a network would have taken its time
 
     async def once_joined(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begins some work once the mesh was joined; mirrors `Link.once_joined`."""
@@ -78,8 +80,10 @@ class Reader:
 
     async def _choose_beginning(self) -> None:
         replica, bounds = self.replica, await self.log.bounds()
-        if replica.stream_id and (replica.stream_id != bounds.stream_id or replica.position > bounds.last):
+        other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
+        if replica.stream_id and (other or self._broken_off):
             replica.restore(Registry(), "")
+        self._broken_off = False
         replica.stream_id = bounds.stream_id
         if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
             await replica.restore_from_bucket(min(await self.queue.floor(), bounds.last))

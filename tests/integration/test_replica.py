@@ -1,0 +1,134 @@
+"""The replica against the memory log: what it fetches, what it boots from, how far it says it is."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from builders import MESH, Authority, announced, instance, line, registered
+from http_support import PinnedClock, Served, served
+
+from pmoves_mesh.agent.announcer import Announcer
+from pmoves_mesh.config import load
+from pmoves_mesh.core import envelope, records
+from pmoves_mesh.core.event import Event
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.errors import CapacityError
+from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.verifier import Verifier
+
+DEADLINE_S = 10.0
+
+
+class Node:
+    """A replica on a broker of its own, and the authors of its events."""
+
+    def __init__(self) -> None:
+        self.clock = PinnedClock()
+        self.authority = Authority()
+        self.alpha = self.authority.identity("alpha")
+        self.broker = MemoryBroker(self.clock)
+        client = MemoryClient(self.broker, random.Random(1))
+        self.bucket = MemoryBucket(client, "registry")
+        verifier = Verifier(self.authority.trust, MemoryBucket(client, "identities"), self.clock)
+        self.replica = Replica(verifier, MemoryLog(client), self.bucket, self.clock)
+
+    def publish(self, event: Event) -> int:
+        return self.broker.publish(envelope.seal(event, self.alpha), None)
+
+    async def materialise(self, event: Event, position: int) -> None:
+        sealed = envelope.seal(event, self.alpha)
+        record = records.record_of(sealed, event, position=position, time_ms=self.clock.now_ms())
+        await self.bucket.put(records.key_of(event), records.encode(record))
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[Replica]:
+        task = asyncio.create_task(self.replica.run())
+        try:
+            yield self.replica
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+
+async def test_what_is_fetched_from_the_bucket_says_nothing_of_how_far_the_stream_was_followed():
+    node = Node()
+    await node.materialise(registered(1), position=12)
+    last = node.publish(announced(2, [line(1)]))
+    async with node.following() as replica:
+        await replica.wait_position(last, DEADLINE_S)
+        async with asyncio.timeout(DEADLINE_S):
+            while replica.registry.entry(InstanceKey("rag", "alpha", "1")) is None:
+                await asyncio.sleep(0)
+        assert replica.position == last == 1
+
+
+async def test_a_boot_from_the_bucket_leaves_what_was_followed_before_behind():
+    node = Node()
+    last = node.publish(registered(1))
+    async with node.following() as replica:
+        await replica.wait_position(last, DEADLINE_S)
+    assert len(node.replica.registry) == 1
+    await node.materialise(registered(1, instance("whisper")), position=40)
+    version = node.replica.registry.version
+    assert await node.replica.restore_from_bucket(50) == 1
+    assert [entry.record.name for entry in node.replica.registry.entries()] == ["whisper"]
+    assert node.replica.position == 50
+    assert node.replica.registry.version > version
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[Served]:
+    async with served(tmp_path) as here:
+        yield here
+
+
+@contextmanager
+def full(mesh: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets the store take nothing for a while."""
+
+    async def refuse(_commit: object) -> tuple[int, ...]:
+        raise CapacityError("events in the outbox", 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh.store, "commit", refuse)
+        yield
+
+
+async def test_a_full_outbox_costs_the_announcer_its_turn_and_not_the_agent_its_life(
+    mesh: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = load({"MESH_HOSTNAME": "alpha", "PMOVES_MESH_NAME": MESH, "ANNOUNCE_SEC": "1"}, tmp_path)
+    author = mesh.registrations._author
+    announcer = Announcer(
+        config, author, mesh.registrations, mesh.replica, MemoryLog(mesh.client), PinnedClock()
+    )
+    with full(mesh, monkeypatch):
+        task = asyncio.create_task(announcer.run())
+        assert (await mesh.register(name="rag", port=1)).status == 507
+        while not mesh.registrations.changed.is_set():
+            await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not (node := mesh.replica.registry.nodes.get("alpha")) or node.announced is None:
+                assert not task.done()
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def test_a_removal_waits_for_the_registration_that_is_under_way(
+    mesh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    with full(mesh, monkeypatch):
+        kept, removed = await asyncio.gather(
+            mesh.register(name="rag", port=1), mesh.ask("DELETE", "/api/services/rag")
+        )
+    assert (kept.status, removed.status) == (507, 404)
+    assert not mesh.registrations.held
