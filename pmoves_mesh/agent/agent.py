@@ -21,8 +21,9 @@ from pmoves_mesh.agent.link import Link, nats_settings
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.registrations import Registrations
+from pmoves_mesh.agent.renewal import Renewal
 from pmoves_mesh.agent.saver import Saver
-from pmoves_mesh.agent.trusted import first_trust
+from pmoves_mesh.agent.trusted import first_trust, own_identity
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import CapacityError, StoreError
 from pmoves_mesh.log import topology
@@ -30,6 +31,7 @@ from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.queue import NatsWorkQueue
 from pmoves_mesh.log.stream import NatsEventLog
+from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.server.binary import locate
@@ -142,6 +144,13 @@ async def _assemble(
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)
     materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, clock)
+
+    async def adopt(fresh: Identity) -> None:
+        trust.admit(fresh.certificate_der)
+        await link.show(fresh)
+        author.identity = link.identity = fresh
+
+    renewal = Renewal(identity, lambda: own_identity(config, clock, host), adopt, clock)
     bridge = Bridge(connection, log, replica, registrations, clock)
     speaking = (
         outbox.run,
@@ -149,7 +158,8 @@ async def _assemble(
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )
-    return _Parts(announcer, outbox, saver, (link.run, saver.run, *map(link.once_joined, speaking)))
+    loops = (link.run, saver.run, renewal.run, *map(link.once_joined, speaking))
+    return _Parts(announcer, outbox, saver, loops)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:

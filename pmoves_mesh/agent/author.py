@@ -42,7 +42,7 @@ class Author:
         clock: Clock,
     ) -> None:
         self.node: Final = node
-        self.identity: Final = identity
+        self.identity = identity
         self.mesh: Final = replica.verifier.trust.mesh
         self._store = store
         self._replica = replica

@@ -60,7 +60,7 @@ class Link:
         self._config = config
         self.connection: Final = connection
         self._replica = replica
-        self.identity: Final = identity
+        self.identity = identity
         self._clock = clock
         self._identities = NatsBucket(connection, topology.IDENTITIES)
         self._queue = NatsWorkQueue(connection)
@@ -131,7 +131,7 @@ class Link:
             max_age_s=config.stream_max_age_s,
             max_bytes=config.stream_max_bytes,
         )
-        await self._show_certificate()
+        await self.show(self.identity)
         other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
         if replica.stream_id and (other or self._broken_off):
             _log.warning("the stream was made anew or restored; this replica begins anew")
@@ -148,10 +148,15 @@ class Link:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
         _log.info("booted from the bucket", keys=keys, position=floor)
 
-    async def _show_certificate(self) -> None:
-        name = self.identity.fingerprint
+    async def show(self, identity: Identity) -> None:
+        """Lets the mesh see a certificate of this node.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        name = identity.fingerprint
         if await self._identities.get(name) is None:
             try:
-                await self._identities.put(name, self.identity.certificate_der, expected=0)
+                await self._identities.put(name, identity.certificate_der, expected=0)
             except SequenceConflict:
                 _log.debug("certificate already shown by another run", fingerprint=name)

@@ -28,12 +28,21 @@ async def first_trust(
     if not (config.tls_dir / keystore.CA_CERTIFICATE).exists():
         await _check_is_first(config, connection)
         keystore.ensure_authority(config.tls_dir, config.mesh, clock.now_ms())
-    identity = keystore.open_identity(
-        config.data_dir / IDENTITY_DIR, config.tls_dir, config.mesh, config.node, (host,), clock.now_ms()
-    )
+    identity = own_identity(config, clock, host)
     trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
     trust.admit(identity.certificate_der)
     return trust, identity
+
+
+def own_identity(config: Config, clock: Clock, host: str) -> Identity:
+    """Returns this node's identity, renewed if it is time and the CA's key is at hand.
+
+    Raises:
+        PkiError: if there is none that can be used.
+    """
+    return keystore.open_identity(
+        config.data_dir / IDENTITY_DIR, config.tls_dir, config.mesh, config.node, (host,), clock.now_ms()
+    )
 
 
 async def _check_is_first(config: Config, connection: Connection) -> None:

@@ -19,7 +19,7 @@ import structlog
 from pmoves_mesh.errors import LogError, LogUnavailable
 from pmoves_mesh.log import credentials
 from pmoves_mesh.log.credentials import NatsSettings, redact
-from pmoves_mesh.log.session import Session
+from pmoves_mesh.log.session import Session, end
 
 __all__ = ["Connection", "NatsSettings", "redact"]
 
@@ -59,8 +59,7 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await end(self._task)
             if not self._task.cancelled():
                 self._task.result()  # it never ends by itself: this raises what broke it
 

@@ -29,11 +29,19 @@ REQUEST_TIMEOUT_S: Final = 2.0
 _PING_INTERVAL_S: Final = 2.0
 _PING_TIMEOUT_S: Final = 2
 _CLOSE_TIMEOUT_S: Final = 1.0
+_CANCEL_AGAIN_S: Final = 0.2
 _NEVER_S: Final = 10**9
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
 # nats-py logs tracebacks of errors that it also hands to the callbacks, and those are reported here.
 logging.getLogger("nats").setLevel(logging.CRITICAL + 1)
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it is over: nats-py swallows a cancellation that arrives while it connects."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)
 
 
 class _Client(Client):
@@ -140,8 +148,7 @@ class Session:
         try:
             await self.lost.wait()
         finally:
-            pinger.cancel()
-            await asyncio.wait((pinger,))
+            await end(pinger)
 
     async def _ping_until_silent(self) -> None:
         try:

@@ -271,3 +271,15 @@ def test_a_bucket_is_rebuilt_from_the_stream(running: Host):
     line = re.fullmatch(r"rebuilt up to position \d+: (\d+) keys, 0 written, 0 deleted\n", done.stdout)
     assert line is not None, done.stdout
     assert int(line[1]) >= 2
+
+
+def test_a_damaged_database_is_one_line_and_nothing_is_left_running(host: Host):
+    data = host.directory / "data"
+    data.mkdir()
+    (data / "mesh.db").write_bytes(b"junkjunk")
+    for command in ("agent", "up"):
+        done = host.run(command)
+        assert done.returncode == 1
+        assert "mesh.db: it is no database" in done.stderr
+        assert "Traceback" not in done.stderr + host.log
+        assert not listens(host.nats_port)

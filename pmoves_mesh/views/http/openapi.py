@@ -31,13 +31,18 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+# A schema's patterns are read as ECMA-262, which has neither of them. Source: JSON Schema 2020-12 (Core) 6.4.
+_PYTHON_BEGIN: Final = rb"\\A"
+_PYTHON_END: Final = rb"\\Z"
+
+
 def document(routes: Sequence[Route]) -> bytes:
     """Returns the OpenAPI document of `routes` as JSON."""
     schemas = _Schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    return encode(
+    made = encode(
         {
             "openapi": "3.1.0",
             "info": {
@@ -50,6 +55,7 @@ def document(routes: Sequence[Route]) -> bytes:
             "components": {"schemas": schemas.components, "headers": _HEADERS},
         }
     )
+    return made.replace(_PYTHON_BEGIN, b"^").replace(_PYTHON_END, b"$")
 
 
 class _Schemas:
