@@ -67,6 +67,7 @@ def down_command() -> None:
         click.echo(f"killed {what}: it did not stop by itself")
     left = end_left_server(config.data_dir)
     if left is not None:
+        pid_path.unlink(missing_ok=True)  # of the agent that crashed: all of it is stopped now
         click.echo(f"stopped the nats-server (pid {left}) that the agent left")
     elif pid is None and is_stale(pid_path):
         raise StartError(f"no agent is running: {pid_path} is stale, its process is gone")
