@@ -79,7 +79,7 @@ def test_after_a_crash_up_says_so_and_starts_anew(running: Host):
     assert running.json("status")["registry"]["hostname"] == "alpha"
 
 
-def test_after_a_crash_down_ends_the_nats_server_and_then_finds_only_a_stale_pid_file(running: Host):
+def test_after_a_crash_down_ends_the_nats_server_and_leaves_nothing_behind(running: Host):
     running.kill()
     first = running.run("down")
     assert first.returncode == 0
@@ -87,9 +87,16 @@ def test_after_a_crash_down_ends_the_nats_server_and_then_finds_only_a_stale_pid
     assert not listens(running.nats_port)
     second = running.run("down")
     assert second.returncode == 1
-    assert second.stderr == (
-        f"pmoves-mesh: no agent is running: {running.pid_path} is stale, its process is gone\n"
-    )
+    assert second.stderr == f"pmoves-mesh: no agent is running with {running.directory / 'data'}\n"
+    assert "did not end cleanly" not in running.up()
+
+
+def test_a_stale_pid_file_alone_is_one_line_to_down(host: Host):
+    host.pid_path.parent.mkdir()
+    host.pid_path.write_text("999999\n")
+    done = host.run("down")
+    assert done.returncode == 1
+    assert done.stderr == f"pmoves-mesh: no agent is running: {host.pid_path} is stale, its process is gone\n"
 
 
 def test_down_kills_an_agent_that_does_not_listen(running: Host):
