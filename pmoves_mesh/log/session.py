@@ -96,26 +96,12 @@ class Session:
             RightMissing: if it refuses the login, or TLS fails.
         """
         login = self._login
+        # A task of its own: a deadline around it is lost when nats-py swallows its cancellation.
+        opening = asyncio.create_task(self._open(login), name="nats-connect")
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self.client.connect(
-                    [login.url],
-                    error_cb=self._on_error,
-                    closed_cb=self._on_closed,
-                    name=login.name,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    ping_interval=_NEVER_S,
-                    user=login.user,
-                    password=login.password,
-                    token=login.token,
-                    tls=login.tls,
-                    signature_cb=login.sign,
-                    user_jwt_cb=login.jwt,
-                )
-                self._reply_prefix = self.client.new_inbox()
-                await self.client.subscribe(f"{self._reply_prefix}.*", cb=self._on_reply)
+            done, _ = await asyncio.wait((opening,), timeout=CONNECT_TIMEOUT_S)
+            if done:
+                opening.result()
         except TimeoutError:
             raise LogUnavailable(f"{login.url} does not answer within {CONNECT_TIMEOUT_S:g} s") from None
         except (OSError, nats.errors.Error) as error:
@@ -123,8 +109,34 @@ class Session:
         except (ValueError, TypeError, AttributeError):
             # What nats-py runs into when the other side's greeting is not what it expects.
             raise LogUnavailable(f"{login.url} does not speak the NATS protocol") from None
+        finally:
+            await end(opening)
+            if not opening.cancelled():
+                opening.exception()  # seen; what it was is told by whoever gave up waiting
+        if not done:
+            raise LogUnavailable(f"{login.url} does not answer within {CONNECT_TIMEOUT_S:g} s")
         if not self.client.is_connected:
             raise LogUnavailable(f"{login.url} closed the connection during the login")
+
+    async def _open(self, login: Login) -> None:
+        await self.client.connect(
+            [login.url],
+            error_cb=self._on_error,
+            closed_cb=self._on_closed,
+            name=login.name,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            ping_interval=_NEVER_S,
+            user=login.user,
+            password=login.password,
+            token=login.token,
+            tls=login.tls,
+            signature_cb=login.sign,
+            user_jwt_cb=login.jwt,
+        )
+        self._reply_prefix = self.client.new_inbox()
+        await self.client.subscribe(f"{self._reply_prefix}.*", cb=self._on_reply)
 
     def _connect_error(self, error: Exception) -> LogError:
         text = self.problem if isinstance(error, nats.errors.NoServersError) else _text(error)
