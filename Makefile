@@ -51,7 +51,7 @@ lock: $(CREATED) ## Pin the dependencies anew (UV_FLAGS=--upgrade takes the newe
 	@sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml | $(UV_COMPILE) - --output-file $(LOCKS)/runtime.txt
 	@$(UV_COMPILE) --extra dev --constraint $(LOCKS)/runtime.txt --output-file $(LOCKS)/dev.txt
 
-UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command 'make lock' $(UV_FLAGS) pyproject.toml
 
 # Debian keeps venv in a package of its own, which root can install at once.

@@ -1,7 +1,6 @@
 """The settings: environment over `env.shared` over default, read once into one frozen `Config`.
 
-`SETTINGS` holds every variable's name and default; the README's table is made from it. An empty
-value counts as unset. A value that cannot be used stops the start with one line, which never
+An empty value counts as unset. A value that cannot be used stops the start with one line, which never
 contains a secret.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label, sanitise_label
 from pmoves_mesh.errors import ConfigError, InvalidFieldError
+from pmoves_mesh.settings import SETTINGS
 
 ENV_FILE: Final = "env.shared"
 
@@ -29,54 +30,6 @@ _URL_RULE: Final = (
     "with special characters of user and password percent-encoded"
 )
 
-
-class Setting(NamedTuple):
-    """One environment variable: its name, its default as one would write it, and what it means."""
-
-    name: str
-    default: str
-    meaning: str
-
-
-SETTINGS: Final = (
-    Setting("PMOVES_MESH_NAME", "pmoves-mesh", "name of the mesh, which is its trust domain"),
-    Setting("MESH_HOSTNAME", "", "name of this node; if unset `NODE_NAME`, else the host's name"),
-    Setting("NODE_NAME", "", "name of this node, where `MESH_HOSTNAME` is unset"),
-    Setting(
-        "SERVICE_MODE",
-        "docked",
-        "`docked` or `standalone`: announced, and the default of this node's instances",
-    ),
-    Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
-    Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
-    Setting(
-        "NATS_EXTERNAL_URL",
-        "",
-        "comma list of the addresses at which NATS is reached from outside; shown in the status",
-    ),
-    Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
-    Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),
-    Setting("NATS_TOKEN", "", "token for NATS; outranks the one in a URL"),
-    Setting("NATS_CREDS", "", "path of a NATS credentials file"),
-    Setting("NATS_NKEY_SEED", "", "path of a file with a NATS NKey seed"),
-    Setting("NATS_TLS_CA", "", "path of the certificates that NATS servers are checked against"),
-    Setting("NATS_TLS_CERT", "", "path of the certificate to show to NATS"),
-    Setting("NATS_TLS_KEY", "", "path of that certificate's private key"),
-    Setting("PMOVES_NATS_PORT", "4222", "loopback port of the embedded NATS server"),
-    Setting("SERVICE_REGISTRY_HOST", "127.0.0.1", "address on which the HTTP API listens"),
-    Setting("SERVICE_REGISTRY_PORT", "8100", "port of the HTTP API; 0 picks a free one"),
-    Setting("SERVICE_REGISTRY_TOKEN", "", "token that writes over HTTP must carry, beyond loopback"),
-    Setting("PMOVES_DNS_PORT", "8600", "port kept for DNS; checked, and used by nothing yet"),
-    Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
-    Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
-    Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
-    Setting("PMOVES_TLS_DIR", "tls", "where the mesh's CA and certificates are"),
-    Setting("PMOVES_UNSIGNED", "reject", "`accept` reads unsigned announcements too, for a migration"),
-    Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
-    Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
-    Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
-    Setting("TAILSCALE_AUTHKEY", "", "key for joining Tailscale; kept secret, and used by nothing yet"),
-)
 
 _DEFAULTS: Final = {setting.name: setting.default for setting in SETTINGS}
 
@@ -110,6 +63,11 @@ class Config:
     Attributes:
         embedded: whether the NATS server of `nats_servers` is ours to run.
         nats_port: of the embedded server.
+        nats_host: the address on which the embedded server listens.
+        nats_dir: of the embedded server that another agent of this host runs; None for our own.
+        insecure_http: whether other hosts may use the HTTP API without TLS.
+        ca_passphrase: opens the CA's key.
+        ca_urls: where the CA renews this node's certificate, `https://host:port` each.
         http_port: 0 picks a free one.
         dns_port: 0 is off.
         advertise_host: None leaves it to the node to find its own address.
@@ -122,6 +80,8 @@ class Config:
     nats_servers: tuple[str, ...]
     embedded: bool
     nats_port: int
+    nats_host: str
+    nats_dir: Path | None
     nats_external: tuple[str, ...]
     nats_user: str | None
     nats_password: Secret | None
@@ -134,6 +94,10 @@ class Config:
     http_host: str
     http_port: int
     http_token: Secret | None
+    insecure_http: bool
+    ca_passphrase: Secret | None
+    ca_urls: tuple[str, ...]
+    lease_ttl_s: int
     dns_port: int
     announce_s: float
     advertise_host: str | None
@@ -154,16 +118,22 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     """
     values = _Values(environ, _read_file(cwd / ENV_FILE), cwd)
     nats_port = values.integer("PMOVES_NATS_PORT", 1, 65535)
+    nats_host = values.checked("PMOVES_NATS_HOST", parse_host)
+    nats_dir = values.path("PMOVES_NATS_DIR")
     servers, credentials = values.servers("NATS_URL", _Credentials(None, None, None))
+    secured = nats_dir is not None or not is_loopback(nats_host)
+    own_server = f"{'tls' if secured else 'nats'}://127.0.0.1:{nats_port}"
     external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
     return Config(
         mesh=values.checked("PMOVES_MESH_NAME", parse_label),
         node=values.node(),
         mode=cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone")),
         capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
-        nats_servers=servers or (f"nats://127.0.0.1:{nats_port}",),
-        embedded=not servers,
+        nats_servers=servers or (own_server,),
+        embedded=not servers and nats_dir is None,
         nats_port=nats_port,
+        nats_host=nats_host,
+        nats_dir=nats_dir,
         nats_external=external,
         nats_user=values.text("NATS_USER") or credentials.user,
         nats_password=values.secret("NATS_PASSWORD") or credentials.password,
@@ -176,6 +146,10 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         http_host=values.checked("SERVICE_REGISTRY_HOST", parse_host),
         http_port=values.integer("SERVICE_REGISTRY_PORT", 0, 65535),
         http_token=values.secret("SERVICE_REGISTRY_TOKEN"),
+        insecure_http=values.choice("PMOVES_INSECURE_HTTP", "0", "1") == "1",
+        ca_passphrase=values.secret("MESH_PASSPHRASE"),
+        ca_urls=values.ca_urls("PMOVES_CA_URL"),
+        lease_ttl_s=values.integer("PMOVES_LEASE_TTL_S", 2, 300),
         dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),
@@ -187,6 +161,14 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
         tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Returns whether an address to listen on is reached from this host alone."""
+    try:
+        return ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class _Credentials(NamedTuple):
@@ -275,6 +257,21 @@ class _Values:
             return self._cwd / Path(value).expanduser()
         except RuntimeError as error:
             raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be a path ({error})") from None
+
+    def ca_urls(self, name: str) -> tuple[str, ...]:
+        """Returns the value as a list of `https://host:port`."""
+        text = self.text(name)
+        found = []
+        for item in filter(None, map(str.strip, text.split(","))):
+            try:
+                parts = urlsplit(item)
+                host, port = parse_host(parts.hostname or ""), parts.port or 443
+            except (ValueError, InvalidFieldError):
+                host, port = "", 0
+            if not host or parts.scheme != "https":
+                raise ConfigError(name, text[:_SHOWN_LENGTH_MAX], "must be a comma list of https://host:port")
+            found.append(f"https://{f'[{host}]' if ':' in host else host}:{port}")
+        return tuple(dict.fromkeys(found))
 
     def servers(self, name: str, known: _Credentials) -> tuple[tuple[str, ...], _Credentials]:
         """Returns the server URLs without their credentials, and `known` with these added."""

@@ -56,6 +56,15 @@ class WriteRefusedError(MeshError):
         super().__init__(problem)
 
 
+class ServiceForbiddenError(MeshError):
+    """This node's certificate does not allow a service of that name; nothing was changed."""
+
+    def __init__(self, service: str, allow: tuple[str, ...]) -> None:
+        super().__init__(
+            f"name: this node may not register {service}: its certificate allows {', '.join(allow)}"
+        )
+
+
 class CapacityError(MeshError):
     """A bound of the registry is reached; nothing was changed."""
 
@@ -74,6 +83,17 @@ class ReplicaBehindError(MeshError):
         self.position = position
         self.wanted = wanted
         super().__init__(f"this replica is at position {position}, not yet at {wanted}")
+
+
+class RateLimitedError(MeshError):
+    """Somebody asks more often than this agent allows; the same call may succeed later."""
+
+    retryable = True
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        self.what = what
+        self.retry_after_s = retry_after_s
+        super().__init__(f"too many {what}; try again in {retry_after_s:.0f} s")
 
 
 class NothingKnownError(MeshError):
@@ -167,6 +187,42 @@ class UntrustedIssuer(RemoteProtocolError):
         self.signer = signer
         self.problem = problem
         super().__init__(f"signer {signer[:64]}: {problem}")
+
+
+class CertificateNotHeld(RemoteProtocolError):
+    """The signer's certificate had not begun, or had ended, when the stream took the event."""
+
+    reason = "certificate_not_held"
+
+    def __init__(self, signer: str) -> None:
+        super().__init__(f"signer {signer}: its certificate did not hold when the stream took the event")
+
+
+class CertificateRevoked(RemoteProtocolError):
+    """The signer's certificate was revoked before the event."""
+
+    reason = "revoked"
+
+    def __init__(self, signer: str, position: int) -> None:
+        super().__init__(f"signer {signer}: its certificate was revoked at position {position}")
+
+
+class ServiceNotAllowed(RemoteProtocolError):
+    """The signer's certificate is limited to other service names."""
+
+    reason = "service_not_allowed"
+
+    def __init__(self, signer: str, service: str, allow: tuple[str, ...]) -> None:
+        super().__init__(f"{signer} may not state service {service}: it may state {', '.join(allow)}")
+
+
+class AheadOfTime(RemoteProtocolError):
+    """The event's incarnation lies in the future, where nobody could ever outrank it."""
+
+    reason = "ahead_of_time"
+
+    def __init__(self, node: str, incarnation: int) -> None:
+        super().__init__(f"node {node}: incarnation {incarnation} is ahead of the stream's time")
 
 
 class SignerNotEntitled(RemoteProtocolError):
@@ -277,6 +333,38 @@ class KeyPermission(PkiError):
         self.path = path
         self.problem = problem
         super().__init__(f"{path}: {problem}")
+
+
+class EnrolmentRefusedError(PkiError):
+    """A host is not let into the mesh, or an identity is not renewed.
+
+    Attributes:
+        reason: one word for counters and audit events, such as `token_used`.
+    """
+
+    def __init__(self, reason: str, problem: str) -> None:
+        self.reason = reason
+        self.problem = problem
+        super().__init__(problem)
+
+
+class PeerNotAllowed(PkiError):
+    """The other side of a TLS connection is genuine, but not one of those expected."""
+
+    def __init__(self, peer: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{peer or 'a peer without a SPIFFE ID'} is not one of {', '.join(allowed)}")
+
+
+class IdentityCloned(MeshError):
+    """Another host runs with this node's identity, and was there first: this agent stops."""
+
+    def __init__(self, node: str, host: str) -> None:
+        self.node = node
+        self.host = host
+        super().__init__(
+            f"node {node} already runs on {host} with this identity: "
+            "give this host a name and an identity of its own (pmoves-mesh join)"
+        )
 
 
 class StoreError(MeshError):

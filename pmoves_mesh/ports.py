@@ -237,3 +237,83 @@ class Registrar(Protocol):
             StoreError: if it cannot be made durable.
         """
         ...
+
+
+class Enrolment(Struct, frozen=True, kw_only=True):
+    """A host asks to be let into the mesh.
+
+    Attributes:
+        token: the public part of its token.
+        secret: the secret part.
+        csr: PKCS #10, PEM: the key it made, and the node it wants to be.
+        remote: the address it asks from.
+    """
+
+    token: str
+    secret: str
+    csr: str
+    remote: str
+
+
+class Renewal(Struct, frozen=True, kw_only=True):
+    """Somebody asks for a new certificate in the place of one that ends, or has ended.
+
+    Attributes:
+        certificate: PEM: the one to be replaced.
+        csr: PKCS #10, PEM, signed with the same key, which proves that it is still theirs.
+        remote: the address it asks from.
+    """
+
+    certificate: str
+    csr: str
+    remote: str
+
+
+class ServiceRequest(Struct, frozen=True, kw_only=True):
+    """A service asks for an identity of its own.
+
+    Attributes:
+        name: the service's.
+        csr: PKCS #10, PEM.
+        requester: SPIFFE ID of the node or operator that vouches for it; empty for this very node.
+        remote: the address it asks from.
+    """
+
+    name: str
+    csr: str
+    requester: str = ""
+    remote: str
+
+
+class IssuedIdentity(Struct, frozen=True, kw_only=True):
+    """What the CA gives.
+
+    Attributes:
+        certificate: PEM.
+        roots: the mesh's CA certificates, PEM, the issuing one first.
+        settings: what a new host writes into its `env.shared`; empty for a renewal.
+    """
+
+    certificate: str
+    roots: tuple[str, ...]
+    settings: dict[str, str] = {}
+
+
+class Enroller(Protocol):
+    """Whoever gives certificates: the CA where its key is at hand, else the way to it.
+
+    Every method raises `EnrolmentRefusedError` if the answer is no, `RateLimitedError` if it is
+    not now, and another `PkiError` or `LogError` if the CA cannot be used or reached.
+    """
+
+    async def enrol(self, wanted: Enrolment) -> IssuedIdentity:
+        """Lets a host in, once per token."""
+        ...
+
+    async def renew(self, wanted: Renewal) -> IssuedIdentity:
+        """Gives a new certificate to whoever holds the key of one that was not revoked."""
+        ...
+
+    async def certify(self, wanted: ServiceRequest) -> IssuedIdentity:
+        """Gives a service on a node an identity of its own."""
+        ...

@@ -12,12 +12,12 @@ import structlog
 from msgspec import Struct
 
 from pmoves_mesh.core import envelope, projection, records
+from pmoves_mesh.core.change import Change, Outcome
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import Event
 from pmoves_mesh.core.model import InstanceKey
-from pmoves_mesh.core.projection import Change
 from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, ReplicaBehindError
+from pmoves_mesh.errors import CertificateRevoked, LogUnavailable, RemoteProtocolError, ReplicaBehindError
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
 from pmoves_mesh.verifier import Verifier
 
@@ -28,7 +28,7 @@ _YIELD_EVERY: Final = 64
 
 
 class Applied(Struct, frozen=True, kw_only=True):
-    """What a subscriber is told: an event that changed something, and what it changed."""
+    """What a subscriber is told: an event that was not known before, and what it changed."""
 
     verified: VerifiedEvent
     change: Change
@@ -120,7 +120,7 @@ class Replica:
 
     @contextmanager
     def subscribed(self, callback: Callable[[Applied], None]) -> Iterator[None]:
-        """Calls `callback` for each event that changes something, in order, while the context lasts.
+        """Calls `callback` for each event that is applied, in order, while the context lasts.
 
         It is called inside the loop that folds, so it must neither wait nor raise.
         """
@@ -159,6 +159,7 @@ class Replica:
     def restore(self, registry: Registry, stream_id: str) -> None:
         """Begins from a registry that was saved earlier, instead of an empty one."""
         self.registry = registry
+        self.verifier.rotate(registry.roots)
         self.stream_id = stream_id
         self._informed = stream_id != ""
 
@@ -168,6 +169,7 @@ class Replica:
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
+        await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
         held = [record async for record in _records(self._bucket)]
         held.sort(key=lambda record: record.position)
@@ -206,8 +208,14 @@ class Replica:
             self.registry.position = max(self.registry.position, message.position)
             self.verifier.refuse(message, error)
             return
+        self._apply_all(self.registry, events, message)
+
+    def _apply_all(self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage) -> None:
         for verified in events:
-            self._apply(self.registry, verified, position=message.position, time_ms=message.time_ms)
+            outcome = self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+            if outcome == "revoked":
+                at = registry.revoked[verified.fingerprint]
+                self.verifier.refuse(message, CertificateRevoked(verified.signer, at))
 
     async def _unsealed(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
         """Waits for the log where a certificate must come from it: no event is refused for an outage."""
@@ -228,19 +236,22 @@ class Replica:
             self.verifier.refuse(message, error)
             return
         followed = registry.position
-        for verified in events:
-            self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+        self._apply_all(registry, events, message)
         registry.position = followed
 
-    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> None:
+    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Outcome:
+        before = registry.roots
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
         self.outcomes[change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
-        if change.instances or change.nodes:
+        if registry.roots is not before:
+            self.verifier.rotate(registry.roots)
+        if change.outcome == "applied" or change.instances:
             applied = Applied(verified=verified, change=change, position=position)
             for callback in tuple(self._subscribers):
                 callback(applied)
+        return change.outcome
 
     async def _fetch_missing(self) -> None:
         """Fetches from the bucket what a manifest lists and the stream did not bring."""

@@ -6,10 +6,13 @@ from collections import Counter, deque
 from typing import Final
 
 import structlog
+from cryptography import x509
 from msgspec import Struct
 
-from pmoves_mesh.core import envelope
+from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.event import RootsRotated
+from pmoves_mesh.core.registry import Roots
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import MalformedEvent, RemoteProtocolError, UntrustedIssuer
 from pmoves_mesh.ports import Bucket, Clock, LogMessage
@@ -79,6 +82,39 @@ class Verifier:
         async for entry in self._identities.load():
             self._admit(entry.value)
 
+    async def learn_roots(self, registry: Bucket) -> None:
+        """Takes the mesh's latest rotation of its CA from the registry bucket, if there was one.
+
+        What a retired CA signed in its time can be verified only by whoever knows that CA, and a
+        newcomer was given the present one alone.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        entry = await registry.get(records.ROOTS_KEY)
+        record = records.readable(entry.value) if entry else None
+        if record is None:
+            return
+        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        try:
+            for verified in await self.unseal(message):
+                if isinstance(verified.event, RootsRotated):
+                    self.rotate(decrees.roots_of(verified.event, record.position))
+        except RemoteProtocolError as error:
+            self.refuse(message, error)
+
+    def rotate(self, roots: Roots) -> None:
+        """Believes the CA certificates that a rotation left, and no others."""
+        if not roots.certificates:
+            return
+        try:
+            self.trust.rotate(
+                map(_certificate, roots.certificates),
+                [(_certificate(pem), position) for pem, position in roots.retired],
+            )
+        except ValueError:
+            _log.error("the CA certificates of a rotation cannot be read", position=roots.position)
+
     def refuse(self, message: LogMessage, error: RemoteProtocolError) -> None:
         """Counts an event that was not accepted; logs it once per signer, reason and minute."""
         self.rejected[error.reason] += 1
@@ -119,3 +155,7 @@ class Verifier:
             self._complained.clear()
         self._complained[key] = now_s
         _log.warning("event rejected", reason=reason, signer=who[:64], detail=detail)
+
+
+def _certificate(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())

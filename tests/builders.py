@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pmoves_mesh.core import envelope
+from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
@@ -26,7 +27,7 @@ from pmoves_mesh.core.event import (
     RootsRotated,
 )
 from pmoves_mesh.core.model import Instance, ManifestEntry
-from pmoves_mesh.core.projection import Change, apply
+from pmoves_mesh.core.projection import apply
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.core.trust import Trust, fingerprint
 

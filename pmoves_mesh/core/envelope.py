@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -21,14 +21,20 @@ from pmoves_mesh.core.event import (
     Event,
     InstanceEvicted,
     InstanceExpired,
+    NodeAnnounced,
     NodeLost,
     RootsRotated,
+    Stated,
 )
+from pmoves_mesh.core.limits import allows
 from pmoves_mesh.core.trust import Signer, SignerKind, Trust
 from pmoves_mesh.errors import (
+    AheadOfTime,
     BadSignature,
+    CertificateNotHeld,
     ForeignMesh,
     MalformedEvent,
+    ServiceNotAllowed,
     SignerNotEntitled,
     Unsigned,
     UntrustedIssuer,
@@ -41,6 +47,8 @@ SIGNATURE: Final = "Mesh-Signature"
 
 _DOMAIN: Final = "pmoves-mesh event"
 _TOLERANCE_MS: Final = 5 * 60 * 1000
+_AHEAD_MAX_MS: Final = 24 * 60 * 60 * 1000
+"""Incarnations are times in milliseconds; one further ahead could not be outranked for as long."""
 
 
 class SealedEvent(Struct, frozen=True, kw_only=True, gc=False):
@@ -162,7 +170,7 @@ def unseal(
         token = digest(sealed, trust.mesh)
         return tuple(VerifiedEvent(event, None, token, _by=_UNSEALED) for event in events)
     wire.check_format(headers.get(FORMAT, ""))
-    signer = _believed(headers, trust, time_ms)
+    signer = _believed(headers, trust, time_ms, position)
     version = headers[FORMAT]
     statement = _statement(version, trust.mesh, sealed.subject, sealed.message_id, sealed.payload)
     if not signer.verifies(_signature(headers), statement):
@@ -171,6 +179,9 @@ def unseal(
     if event.mesh != trust.mesh:
         raise ForeignMesh(event.mesh)
     _check_entitled(event, signer)
+    _check_allowed(event, signer)
+    if event.incarnation > time_ms + _AHEAD_MAX_MS:
+        raise AheadOfTime(event.node, event.incarnation)
     token = hashlib.sha256(statement).hexdigest()
     return (VerifiedEvent(event, signer, token, _by=_UNSEALED),)
 
@@ -185,14 +196,16 @@ def _statement(version: str, mesh: str, subject: str, message_id: str, payload: 
     return head + payload
 
 
-def _believed(headers: Mapping[str, str], trust: Trust, time_ms: int) -> Signer:
-    """Returns the signer, if its certificate was admitted and held at the event's time."""
+def _believed(headers: Mapping[str, str], trust: Trust, time_ms: int, position: int) -> Signer:
+    """Returns the signer, if its certificate was admitted, and it and its CA held at the event's time."""
     name = headers.get(SIGNER, "")
     signer = trust.signer(name)
     if signer is None:
         raise UntrustedIssuer(name, "its certificate is not known")
     if time_ms < signer.not_before_ms - _TOLERANCE_MS or time_ms > signer.not_after_ms:
-        raise UntrustedIssuer(name, "its certificate did not hold when the stream took the event")
+        raise CertificateNotHeld(signer.id)
+    if not trust.holds(signer.root, position):
+        raise UntrustedIssuer(name, "the CA that issued its certificate was replaced before the event")
     return signer
 
 
@@ -221,3 +234,17 @@ def _check_entitled(event: Event, signer: Signer) -> None:
                 raise SignerNotEntitled(signer.id, "incarnation 0 is kept for nodes that do not sign")
     if signer.kind != kind or signer.name != author:
         raise SignerNotEntitled(signer.id, f"may not speak as {kind} {author}")
+
+
+def _check_allowed(event: Event, signer: Signer) -> None:
+    """Checks that the signer's certificate allows every service name that it states."""
+    if not signer.allow:
+        return
+    names: Iterable[str] = ()
+    if isinstance(event, Stated):
+        names = (event.service,)
+    elif isinstance(event, NodeAnnounced):
+        names = (*event.services_running, *(line.name for line in event.instances or ()))
+    for name in names:
+        if not allows(signer.allow, name):
+            raise ServiceNotAllowed(signer.id, name[:63], signer.allow)

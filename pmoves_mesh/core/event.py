@@ -28,6 +28,7 @@ MANIFEST_ENTRIES_MAX: Final = 2000
 Text = Annotated[str, Meta(max_length=1024)]
 Digest = Annotated[str, Meta(pattern=r"\A([0-9a-f]{64})?\Z")]
 Fingerprint = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Pem = Annotated[str, Meta(max_length=8192)]
 
 
 class _Event(Struct, frozen=True, kw_only=True, gc=False):
@@ -62,6 +63,7 @@ class NodeAnnounced(_Event, frozen=True, kw_only=True, gc=False):
         port: the port of the node's HTTP API.
         caps: `capabilities` once more, as the object that older readers expect.
         services_running: the names of the instances, once each.
+        enrols: whether this node keeps the CA and lets others join at its HTTP API.
         ts: unix time in seconds, by the author's clock.
         instances: the manifest; None when it would not fit an event.
     """
@@ -81,6 +83,7 @@ class NodeAnnounced(_Event, frozen=True, kw_only=True, gc=False):
     ts: float = 0.0
     version: Text = ""
     resources: dict[str, Any] = {}
+    enrols: bool = False
     instances: Annotated[tuple[ManifestEntry, ...], Meta(max_length=MANIFEST_ENTRIES_MAX)] | None = None
 
 
@@ -105,6 +108,21 @@ class NodeLost(_Event, frozen=True, kw_only=True, gc=False):
     type: Literal["mesh.node.lost.v1"] = "mesh.node.lost.v1"
     witness: Label
     reason: Text = ""
+
+
+class NodeCloned(_Event, frozen=True, kw_only=True, gc=False):
+    """A node found that a second host runs with its identity.
+
+    Attributes:
+        host: where the other one runs, as it says itself.
+        clone: the other one's incarnation.
+    """
+
+    subject: ClassVar[str] = "mesh.node.cloned.v1"
+
+    type: Literal["mesh.node.cloned.v1"] = "mesh.node.cloned.v1"
+    host: Text = ""
+    clone: Counter
 
 
 class _InstanceEvent(_Event, frozen=True, kw_only=True, gc=False):
@@ -214,11 +232,24 @@ class CertificatesRevoked(_Event, frozen=True, kw_only=True, gc=False):
     reason: Text = ""
 
 
-class RootsRotated(_Event, frozen=True, kw_only=True, gc=False):
-    """The CA certificates that hold from now on.
+class RetiredRoot(Struct, frozen=True, kw_only=True, gc=False):
+    """A CA certificate that holds no more, so that what it signed in its time can still be verified.
 
     Attributes:
-        roots: PEM, one certificate each.
+        certificate: PEM.
+        position: of the stream, from which on it holds no more; 0 is the event's own position.
+    """
+
+    certificate: Pem
+    position: Counter = 0
+
+
+class RootsRotated(_Event, frozen=True, kw_only=True, gc=False):
+    """The CA certificates that hold from now on, and every earlier one.
+
+    Attributes:
+        roots: PEM, one certificate each; the first one issues.
+        retired: those that hold no more.
         operator: who says so.
     """
 
@@ -226,7 +257,50 @@ class RootsRotated(_Event, frozen=True, kw_only=True, gc=False):
 
     type: Literal["mesh.trust.rotated.v1"] = "mesh.trust.rotated.v1"
     operator: Label
-    roots: Annotated[tuple[Annotated[str, Meta(max_length=8192)], ...], Meta(min_length=1, max_length=8)]
+    roots: Annotated[tuple[Pem, ...], Meta(min_length=1, max_length=4)]
+    retired: Annotated[tuple[RetiredRoot, ...], Meta(max_length=16)] = ()
+
+
+class IdentityIssued(_Event, frozen=True, kw_only=True, gc=False):
+    """The CA gave somebody a certificate; stated by the node that keeps the CA.
+
+    Attributes:
+        identity: the SPIFFE ID.
+        fingerprint: SHA-256 of the certificate (DER), in hex.
+        not_after: ISO 8601, UTC.
+        token: the public part of the token that was used; empty for a renewal.
+        remote: the address that asked.
+    """
+
+    subject: ClassVar[str] = "mesh.trust.issued.v1"
+
+    type: Literal["mesh.trust.issued.v1"] = "mesh.trust.issued.v1"
+    identity: Text
+    fingerprint: Fingerprint
+    not_after: Text = ""
+    token: Text = ""
+    remote: Text = ""
+
+
+class EnrolmentRefused(_Event, frozen=True, kw_only=True, gc=False):
+    """The CA refused a certificate; stated by the node that keeps the CA.
+
+    Attributes:
+        reason: one word, such as `token_used`.
+        name: what was asked for, as far as it could be read.
+        token: the public part of the token that was shown.
+        remote: the address that asked.
+        count: how many refusals of this kind the event stands for.
+    """
+
+    subject: ClassVar[str] = "mesh.trust.refused.v1"
+
+    type: Literal["mesh.trust.refused.v1"] = "mesh.trust.refused.v1"
+    reason: Text
+    name: Text = ""
+    token: Text = ""
+    remote: Text = ""
+    count: Counter = 1
 
 
 Stated = InstanceRegistered | InstanceUpdated | InstanceHealthChanged | InstanceMaintained
@@ -234,6 +308,9 @@ Stated = InstanceRegistered | InstanceUpdated | InstanceHealthChanged | Instance
 
 Removed = InstanceDeregistered | InstanceUnregistered
 """An owner removes an instance."""
+
+Noted = NodeCloned | IdentityIssued | EnrolmentRefused
+"""A node states what happened to it; nothing in the registry follows from it but that the node spoke."""
 
 Event = (
     NodeAnnounced
@@ -245,6 +322,7 @@ Event = (
     | InstanceEvicted
     | CertificatesRevoked
     | RootsRotated
+    | Noted
 )
 
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
@@ -261,6 +339,9 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     InstanceEvicted,
     CertificatesRevoked,
     RootsRotated,
+    NodeCloned,
+    IdentityIssued,
+    EnrolmentRefused,
 )
 
 STREAM_SUBJECTS: Final = (

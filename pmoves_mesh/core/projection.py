@@ -7,14 +7,16 @@ are the stream's; there is no other clock here.
 
 from __future__ import annotations
 
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
-from msgspec import Struct
-
+from pmoves_mesh.core import decrees
+from pmoves_mesh.core.change import OUTDATED, REPEATED, REVOKED, Change
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
+    EnrolmentRefused,
     Event,
+    IdentityIssued,
     InstanceDeregistered,
     InstanceEvicted,
     InstanceExpired,
@@ -24,8 +26,10 @@ from pmoves_mesh.core.event import (
     InstanceUnregistered,
     InstanceUpdated,
     NodeAnnounced,
+    NodeCloned,
     NodeLeft,
     NodeLost,
+    Noted,
     Removed,
     RootsRotated,
     Stated,
@@ -33,34 +37,8 @@ from pmoves_mesh.core.event import (
 from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
 
-Outcome = Literal["applied", "repeated", "outdated", "revoked"]
-
 REMOVAL_KEPT_MS: Final = 60 * 60 * 1000
 """How long a removal is remembered for a node whose announcements carry no manifest."""
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """What folding one event in did.
-
-    Attributes:
-        outcome: `repeated` was known already, `outdated` is older than what is held, `revoked` was
-            signed by a certificate that no longer holds.
-        instances: whose record or visibility changed.
-        nodes: whose record or status changed.
-        missing: what a manifest lists and the registry does not hold: to be fetched.
-        gap: the event's `prev` did not name the event held before it.
-    """
-
-    outcome: Outcome
-    instances: tuple[InstanceKey, ...] = ()
-    nodes: tuple[str, ...] = ()
-    missing: tuple[InstanceKey, ...] = ()
-    gap: bool = False
-
-
-_REPEATED: Final = Change(outcome="repeated")
-_OUTDATED: Final = Change(outcome="outdated")
-_REVOKED: Final = Change(outcome="revoked")
 
 
 def apply(registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
@@ -73,18 +51,12 @@ def apply(registry: Registry, verified: VerifiedEvent, *, position: int, time_ms
         time_ms: when the stream took it, unix milliseconds.
     """
     registry.position = max(registry.position, position)
-    if is_revoked(registry, verified, position=position):
-        return _REVOKED
+    if decrees.is_revoked(registry, verified, position=position):
+        return REVOKED
     change = _dispatch(registry, verified, position, time_ms)
     if change.instances or change.nodes:
         registry.version += 1
     return change
-
-
-def is_revoked(registry: Registry, verified: VerifiedEvent, *, position: int) -> bool:
-    """Returns whether the certificate that signed an event no longer held at its position."""
-    revoked_at = registry.revoked.get(verified.fingerprint)
-    return revoked_at is not None and (position == 0 or position > revoked_at)
 
 
 def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_ms: int) -> Change:
@@ -102,13 +74,10 @@ def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_m
             change = _removed(registry, verified, event, position, time_ms)
         case InstanceExpired():
             change = _expired(registry, event)
-        case InstanceEvicted():
-            change = _evicted(registry, event, position)
-        case CertificatesRevoked():
-            change = _revoked(registry, event, position)
-        case RootsRotated():
-            registry.roots = max(registry.roots, (position, event.roots))
-            change = Change(outcome="applied")
+        case InstanceEvicted() | CertificatesRevoked() | RootsRotated():
+            change = decrees.decreed(registry, event, position)
+        case NodeCloned() | IdentityIssued() | EnrolmentRefused():
+            change = _noted(registry, verified, event, position, time_ms)
         case _:
             assert_never(event)
     return change
@@ -120,7 +89,7 @@ def _announced(
     node = _node(registry, event.node)
     _see(node, position, time_ms)
     if _is_shadowed(node, event):
-        return _OUTDATED
+        return OUTDATED
     if event.stamp <= node.announced_stamp:
         return _announced_before(registry, node, verified, event, position)
     before = node.status
@@ -151,7 +120,7 @@ def _announced_before(
             _introduce(node, verified, event, position)
         return Change(outcome="repeated", missing=tuple(node.missing))
     if event.instances is None or event.stamp <= node.floor:
-        return _OUTDATED
+        return OUTDATED
     # The later announcement had no manifest, so this one's still tells what is gone.
     dropped = _follow_manifest(registry, node, event)
     return Change(outcome="applied", instances=tuple(dropped), missing=tuple(node.missing))
@@ -196,9 +165,9 @@ def _left(
     node = _node(registry, event.node)
     _see(node, position, time_ms)
     if event.stamp <= node.left:
-        return _REPEATED if event.stamp == node.left else _OUTDATED
+        return REPEATED if event.stamp == node.left else OUTDATED
     if _is_shadowed(node, event):
-        return _OUTDATED
+        return OUTDATED
     before = node.status
     dropped = _outrank(registry, node, event.stamp)
     gap = _chain(node, verified)
@@ -209,7 +178,7 @@ def _left(
 def _lost(registry: Registry, event: NodeLost) -> Change:
     node = _node(registry, event.node)
     if event.stamp <= node.lost:
-        return _REPEATED if event.stamp == node.lost else _OUTDATED
+        return REPEATED if event.stamp == node.lost else OUTDATED
     before = node.status
     node.lost = event.stamp
     return _spoken_change(node, before, (), gap=False)
@@ -234,7 +203,7 @@ def _stated(
     if held is not None and held.stamp == event.stamp:
         return _settle(registry, held, stated)
     if _is_outdated(node, key, held, event):
-        return _OUTDATED
+        return OUTDATED
     before = node.status
     gap, dropped = _speak(registry, node, verified)
     registry.put(stated)
@@ -249,7 +218,7 @@ def _settle(registry: Registry, held: InstanceEntry, copy: InstanceEntry) -> Cha
         registry.put(copy)
         if held.position == 0 and registry.is_listed(copy):
             return Change(outcome="repeated", instances=(copy.key,))
-    return _REPEATED
+    return REPEATED
 
 
 def _is_outdated(node: NodeEntry, key: InstanceKey, held: InstanceEntry | None, event: Stated) -> bool:
@@ -269,9 +238,9 @@ def _removed(
     key = event.key
     held = node.entries.get(key)
     if event.stamp <= node.floor or _is_shadowed(node, event) or (held and held.stamp > event.stamp):
-        return _OUTDATED
+        return OUTDATED
     if key in node.removed and event.stamp <= node.removed[key][0]:
-        return _REPEATED
+        return REPEATED
     before = node.status
     gap, dropped = _speak(registry, node, verified)
     if key in node.entries:
@@ -292,37 +261,23 @@ def _spoken_change(node: NodeEntry, before: str, changed: tuple[InstanceKey, ...
 def _expired(registry: Registry, event: InstanceExpired) -> Change:
     node = _node(registry, event.node)
     if event.stamp < node.spoken:
-        return _OUTDATED
+        return OUTDATED
     if event.stamp <= node.expired.get(event.key, NEVER):
-        return _REPEATED
+        return REPEATED
     held = node.entries.get(event.key)
     was_listed = held is not None and registry.is_listed(held)
     node.expired[event.key] = event.stamp
     return Change(outcome="applied", instances=(event.key,) if was_listed else ())
 
 
-def _evicted(registry: Registry, event: InstanceEvicted, position: int) -> Change:
-    key = (event.service, event.node, event.id)
-    if position <= registry.evictions.get(key, (0, False))[0]:
-        return _REPEATED
-    registry.evictions[key] = (position, not event.lifted)
-    concerned = tuple(
-        entry.key
-        for entry in registry.of_service(event.service)
-        if entry.record.node == event.node and event.id in {None, entry.record.id}
-    )
-    return Change(outcome="applied", instances=concerned)
-
-
-def _revoked(registry: Registry, event: CertificatesRevoked, position: int) -> Change:
-    fresh = [name for name in event.fingerprints if position < registry.revoked.get(name, position + 1)]
-    if not fresh:
-        return _REPEATED
-    registry.revoked.update(dict.fromkeys(fresh, position))
-    # A node's records may be signed by earlier certificates than its announcement, so all are looked at.
-    concerned = tuple(entry.key for entry in registry.entries() if entry.fingerprint in fresh)
-    nodes = tuple(node.name for node in registry.nodes.values() if node.fingerprint in fresh)
-    return Change(outcome="applied", instances=concerned, nodes=nodes)
+def _noted(registry: Registry, verified: VerifiedEvent, event: Noted, position: int, time_ms: int) -> Change:
+    node = _node(registry, event.node)
+    _see(node, position, time_ms)
+    if event.stamp <= node.latest:
+        return REPEATED if event.stamp == node.latest else OUTDATED
+    before = node.status
+    gap, dropped = _speak(registry, node, verified)
+    return _spoken_change(node, before, tuple(dropped), gap=gap)
 
 
 def _node(registry: Registry, name: str) -> NodeEntry:

@@ -15,12 +15,15 @@ from msgspec import Struct
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
+    EnrolmentRefused,
     Event,
+    IdentityIssued,
     InstanceDeregistered,
     InstanceEvicted,
     InstanceExpired,
     InstanceUnregistered,
     NodeAnnounced,
+    NodeCloned,
     NodeLeft,
     NodeLost,
     RootsRotated,
@@ -31,6 +34,10 @@ from pmoves_mesh.errors import MalformedEvent
 
 TOMBSTONE_TTL_S: Final = 24 * 60 * 60
 """How long the bucket remembers a removal: far longer than an announcement is awaited."""
+
+
+ROOTS_KEY: Final = "roots"
+"""The bucket key of the latest rotation of the CA: a newcomer reads it first."""
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,14 +131,14 @@ def key_of(event: Event) -> str:
     match event:
         case NodeAnnounced() | NodeLeft() | NodeLost():
             return node_key(event.node)
-        case InstanceExpired():
-            return instance_key(event.key)
         case InstanceEvicted():
             return f"evicted.{event.service}.{event.node}.{event.id or '_'}"
         case CertificatesRevoked():
             return f"revoked.{event.operator}.{event.incarnation}.{event.revision}"
         case RootsRotated():
-            return "roots"
+            return ROOTS_KEY
+        case NodeCloned() | IdentityIssued() | EnrolmentRefused():
+            return f"noted.{event.node}"
         case _:
             return instance_key(event.key)
 

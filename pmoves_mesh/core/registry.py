@@ -15,6 +15,21 @@ from pmoves_mesh.core.model import NEVER, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import NodeStatus
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Roots:
+    """The CA certificates as the latest rotation left them.
+
+    Attributes:
+        position: of that rotation; 0 if there was none.
+        certificates: PEM, the issuing one first.
+        retired: PEM of each earlier one, and the position from which on it holds no more.
+    """
+
+    position: int = 0
+    certificates: tuple[str, ...] = ()
+    retired: tuple[tuple[str, int], ...] = ()
+
+
 @dataclass(slots=True)
 class InstanceEntry:
     """An instance as this replica holds it.
@@ -104,7 +119,7 @@ class Registry:
         evictions: for `(service, node, id or None)`, the position of the latest word of an
             operator, and whether it evicts (True) or lifts.
         revoked: fingerprint of each revoked certificate, and from which position on.
-        roots: the CA certificates (PEM) of the latest rotation; empty if there was none.
+        roots: the CA certificates of the latest rotation.
     """
 
     def __init__(self) -> None:
@@ -113,7 +128,7 @@ class Registry:
         self.nodes: Final[dict[str, NodeEntry]] = {}
         self.evictions: Final[dict[tuple[str, str, str | None], tuple[int, bool]]] = {}
         self.revoked: Final[dict[str, int]] = {}
-        self.roots: tuple[int, tuple[str, ...]] = (0, ())
+        self.roots = Roots()
         self._by_service: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._by_capability: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._count = 0

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
-from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
+from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry, Roots
 from pmoves_mesh.errors import MalformedEvent
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class _Instance(Struct, frozen=True, array_like=True, gc=False):
@@ -57,7 +57,7 @@ class _Snapshot(Struct, frozen=True):
     nodes: list[_Node]
     evictions: list[tuple[str, str, str | None, int, bool]]
     revoked: dict[str, int]
-    roots: tuple[int, tuple[str, ...]]
+    roots: tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -74,7 +74,7 @@ def dump(registry: Registry, mesh: str) -> bytes:
             nodes=[_dump_node(node) for node in registry.nodes.values()],
             evictions=[(*key, *held) for key, held in registry.evictions.items()],
             revoked=registry.revoked,
-            roots=registry.roots,
+            roots=(registry.roots.position, registry.roots.certificates, registry.roots.retired),
         )
     )
 
@@ -93,7 +93,8 @@ def load(data: bytes, mesh: str) -> Registry:
         raise MalformedEvent("snapshot", f"of mesh {snapshot.mesh}, version {snapshot.version}")
     registry = Registry()
     registry.position = snapshot.position
-    registry.roots = snapshot.roots
+    position, certificates, retired = snapshot.roots
+    registry.roots = Roots(position=position, certificates=certificates, retired=retired)
     registry.revoked.update(snapshot.revoked)
     for service, node, instance_id, position, evicts in snapshot.evictions:
         registry.evictions[service, node, instance_id] = (position, evicts)

@@ -6,7 +6,7 @@ Admitting a certificate costs a chain verification; asking for an admitted one i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal
 
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from msgspec import Struct
 
+from pmoves_mesh.core.limits import patterns_of
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.errors import UntrustedIssuer
 
@@ -46,6 +47,8 @@ class Signer(Struct, frozen=True, kw_only=True):
     Attributes:
         fingerprint: SHA-256 of the certificate (DER), in hex.
         name: the last part of its SPIFFE ID.
+        root: fingerprint of the CA certificate that it chains to.
+        allow: patterns of the service names that it may state; none allow every name.
         not_before_ms: unix milliseconds; events from before are not believed.
         not_after_ms: unix milliseconds; events from after are not believed.
     """
@@ -54,6 +57,8 @@ class Signer(Struct, frozen=True, kw_only=True):
     kind: SignerKind
     name: str
     fingerprint: str
+    root: str
+    allow: tuple[str, ...] = ()
     not_before_ms: int
     not_after_ms: int
     public_key: ec.EllipticCurvePublicKey
@@ -76,18 +81,48 @@ class Signer(Struct, frozen=True, kw_only=True):
 
 
 class Trust:
-    """The roots of one mesh, and every certificate admitted under them."""
+    """The roots of one mesh, and every certificate admitted under them.
+
+    A root that was retired still vouches for what was signed under it before that.
+    """
 
     def __init__(self, mesh: str, roots: Iterable[x509.Certificate]) -> None:
         self.mesh: Final = mesh
-        self._roots = list(roots)
-        self._store = Store(self._roots)
+        self._roots: dict[str, x509.Certificate] = {fingerprint(root): root for root in roots}
+        self._retired: dict[str, int] = {}
+        self._store = Store(list(self._roots.values()))
         self._signers: dict[str, Signer] = {}
 
     @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The CA certificates that hold, the issuing one first."""
+        return tuple(self._roots.values())
+
+    @property
     def root_fingerprints(self) -> tuple[str, ...]:
-        """The fingerprints of the CA certificates that hold."""
-        return tuple(fingerprint(root) for root in self._roots)
+        """The fingerprints of the CA certificates that hold, the issuing one's first."""
+        return tuple(self._roots)
+
+    @property
+    def retired(self) -> Mapping[str, int]:
+        """The position from which on each retired CA certificate holds no more, by fingerprint."""
+        return self._retired
+
+    def rotate(
+        self, roots: Iterable[x509.Certificate], retired: Iterable[tuple[x509.Certificate, int]]
+    ) -> None:
+        """Takes the CA certificates that hold now, and those that no longer do, with their positions."""
+        ended = list(retired)
+        self._roots = {fingerprint(root): root for root in roots}
+        self._retired = {fingerprint(root): position for root, position in ended}
+        self._store = Store([*self._roots.values(), *(root for root, _ in ended)])
+
+    def holds(self, root: str, position: int) -> bool:
+        """Returns whether a CA certificate held at a position of the stream; 0 is now."""
+        if root in self._roots:
+            return True
+        ended = self._retired.get(root)
+        return ended is not None and 0 < position < ended
 
     def signer(self, certificate_fingerprint: str) -> Signer | None:
         """Returns an admitted identity, or None if its certificate was not admitted yet."""
@@ -117,7 +152,7 @@ class Trust:
             certificate = x509.load_der_x509_certificate(der)
             begin = certificate.not_valid_before_utc
             verifier = PolicyBuilder().store(self._store).time(begin).build_client_verifier()
-            verifier.verify(certificate, [])
+            root = verifier.verify(certificate, []).chain[-1]
             key = certificate.public_key()
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except _NO_SVID as error:
@@ -135,6 +170,8 @@ class Trust:
             kind=kind,
             name=who,
             fingerprint=name,
+            root=fingerprint(root),
+            allow=patterns_of(certificate),
             not_before_ms=_unix_ms(begin),
             not_after_ms=_unix_ms(certificate.not_valid_after_utc),
             public_key=key,

@@ -15,9 +15,9 @@ from typing import Final
 import structlog
 
 from pmoves_mesh.core import records
+from pmoves_mesh.core.decrees import is_revoked
 from pmoves_mesh.core.event import Event, NodeAnnounced, Stated
 from pmoves_mesh.core.model import InstanceKey, Stamp
-from pmoves_mesh.core.projection import is_revoked
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
     LogError,

@@ -8,9 +8,9 @@ from typing import Final
 from msgspec import Struct
 
 from pmoves_mesh.core import projection, records
+from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import NodeAnnounced, Removed
-from pmoves_mesh.core.projection import Change
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
@@ -71,6 +71,7 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     Raises:
         LogUnavailable: if the log cannot be reached.
     """
+    await verifier.learn_roots(bucket)
     await verifier.admit_all()
     bounds = await log.bounds()
     ledger = await _replay(log, verifier, bounds.last)

@@ -15,7 +15,7 @@ import pytest
 from hosts import ROOT, clean_environment, listens, wait_until
 from nats_server import free_port
 
-from pmoves_mesh.config import SETTINGS
+from pmoves_mesh.settings import SETTINGS
 
 README = (ROOT / "README.md").read_text()
 SELF_TEST = "make test\n"

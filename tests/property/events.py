@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 from pmoves_mesh.core.event import (
     EVENT_TYPES,
     CertificatesRevoked,
+    EnrolmentRefused,
     Event,
+    IdentityIssued,
     InstanceEvicted,
     InstanceExpired,
     NodeAnnounced,
+    NodeCloned,
     NodeLeft,
     NodeLost,
+    RetiredRoot,
     RootsRotated,
 )
 from pmoves_mesh.core.model import Instance, ManifestEntry
@@ -111,7 +115,18 @@ _OTHERS: Final[dict[type[Any], st.SearchStrategy[Any]]] = {
         reason=TEXT,
     ),
     RootsRotated: st.builds(
-        RootsRotated, **_HEAD, operator=LABELS, roots=st.lists(TEXT, min_size=1, max_size=3).map(tuple)
+        RootsRotated,
+        **_HEAD,
+        operator=LABELS,
+        roots=st.lists(TEXT, min_size=1, max_size=3).map(tuple),
+        retired=st.lists(st.builds(RetiredRoot, certificate=TEXT, position=COUNTERS), max_size=2).map(tuple),
+    ),
+    NodeCloned: st.builds(NodeCloned, **_HEAD, host=TEXT, clone=COUNTERS),
+    IdentityIssued: st.builds(
+        IdentityIssued, **_HEAD, identity=TEXT, fingerprint=DIGESTS, not_after=TEXT, token=TEXT, remote=TEXT
+    ),
+    EnrolmentRefused: st.builds(
+        EnrolmentRefused, **_HEAD, reason=TEXT, name=TEXT, token=TEXT, remote=TEXT, count=COUNTERS
     ),
 }
 

@@ -28,6 +28,7 @@ from builders import (
 from hypothesis import strategies as st
 
 from pmoves_mesh.core import envelope, records
+from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.core.event import (
     Event,
@@ -41,7 +42,7 @@ from pmoves_mesh.core.event import (
     NodeAnnounced,
 )
 from pmoves_mesh.core.model import Instance, InstanceKey, ManifestEntry, Stamp
-from pmoves_mesh.core.projection import Change, apply
+from pmoves_mesh.core.projection import apply
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmoves_mesh.core import records, snapshot
-from pmoves_mesh.core.projection import Change
+from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 

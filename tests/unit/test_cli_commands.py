@@ -394,7 +394,7 @@ def test_init_writes_settings_that_change_nothing_until_edited(run: Run, tmp_pat
 
 
 def test_init_names_only_settings_that_exist_with_their_own_defaults(run: Run, tmp_path: Path):
-    from pmoves_mesh.config import SETTINGS  # noqa: PLC0415 - only this test compares them
+    from pmoves_mesh.settings import SETTINGS  # noqa: PLC0415 - only this test compares them
 
     run("init")
     defaults = {setting.name: setting.default for setting in SETTINGS}

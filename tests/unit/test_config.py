@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pmoves_mesh.config import SETTINGS, Config, Secret, load
+from pmoves_mesh.config import Config, Secret, is_loopback, load
 from pmoves_mesh.errors import ConfigError
+from pmoves_mesh.settings import SETTINGS
 
 
 @pytest.fixture
@@ -33,6 +34,8 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         nats_servers=("nats://127.0.0.1:4222",),
         embedded=True,
         nats_port=4222,
+        nats_host="127.0.0.1",
+        nats_dir=None,
         nats_external=(),
         nats_user=None,
         nats_password=None,
@@ -45,6 +48,10 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         http_host="127.0.0.1",
         http_port=8100,
         http_token=None,
+        insecure_http=False,
+        ca_passphrase=None,
+        ca_urls=(),
+        lease_ttl_s=10,
         dns_port=8600,
         announce_s=15.0,
         advertise_host=None,
@@ -234,3 +241,40 @@ def test_every_setting_is_in_the_table_once_with_a_meaning_and_a_usable_default(
     assert all(setting.meaning for setting in SETTINGS)
     spelled_out = {setting.name: setting.default for setting in SETTINGS}
     assert load(spelled_out, cwd) == load({}, cwd)
+
+
+def test_an_embedded_server_beyond_loopback_is_reached_by_tls(cwd: Path):
+    config = load({"PMOVES_NATS_HOST": "0.0.0.0", "PMOVES_NATS_PORT": "4333"}, cwd)
+    assert config.nats_servers == ("tls://127.0.0.1:4333",)
+    assert config.embedded
+
+
+def test_a_guest_uses_the_server_of_another_agent(cwd: Path):
+    config = load({"PMOVES_NATS_DIR": "main/nats"}, cwd)
+    assert config.nats_servers == ("tls://127.0.0.1:4222",)
+    assert config.nats_dir == cwd / "main" / "nats"
+    assert not config.embedded
+
+
+def test_the_addresses_of_the_ca_are_https(cwd: Path):
+    config = load({"PMOVES_CA_URL": "https://10.0.0.5:8100, https://[fd00::1]"}, cwd)
+    assert config.ca_urls == ("https://10.0.0.5:8100", "https://[fd00::1]:443")
+    with pytest.raises(ConfigError, match="PMOVES_CA_URL"):
+        load({"PMOVES_CA_URL": "http://10.0.0.5:8100"}, cwd)
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("127.8.9.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.5", False),
+        ("main-pc", False),
+    ],
+)
+def test_what_is_loopback_is_told_from_what_is_not(host: str, *, here: bool):
+    assert is_loopback(host) is here

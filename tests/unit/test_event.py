@@ -35,6 +35,9 @@ SUBJECTS = [
     "service.registry.evicted",
     "mesh.trust.revoked.v1",
     "mesh.trust.rotated.v1",
+    "mesh.node.cloned.v1",
+    "mesh.trust.issued.v1",
+    "mesh.trust.refused.v1",
 ]
 
 

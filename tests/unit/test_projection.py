@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 from builders import (
+    MESH,
     NOW_MS,
     Story,
     about,
@@ -23,15 +27,19 @@ from builders import (
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import (
+    EnrolmentRefused,
     Event,
+    IdentityIssued,
     InstanceHealthChanged,
     InstanceMaintained,
     InstanceUnregistered,
     InstanceUpdated,
+    NodeCloned,
+    RetiredRoot,
 )
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.projection import REMOVAL_KEPT_MS, apply
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.registry import Registry, Roots
 
 RAG = InstanceKey("rag", "alpha", "1")
 TTS = InstanceKey("tts", "alpha", "1")
@@ -293,8 +301,37 @@ def test_the_earliest_revocation_of_a_certificate_counts():
 def test_the_latest_rotation_gives_the_roots():
     story = Story()
     story.tell(rotated("new"), position=9)
-    assert story.tell(rotated("old"), position=4).outcome == "applied"
-    assert story.registry.roots == (9, ("new",))
+    assert story.tell(rotated("old"), position=4).outcome == "repeated"
+    assert story.registry.roots == Roots(position=9, certificates=("new",))
+
+
+def test_a_retired_root_ends_at_the_rotation_that_retires_it_unless_it_ended_earlier():
+    story = Story()
+    event = msgspec.structs.replace(
+        rotated("new"),
+        retired=(RetiredRoot(certificate="first", position=3), RetiredRoot(certificate="second")),
+    )
+    story.tell(event, position=9)
+    assert story.registry.roots.retired == (("first", 3), ("second", 9))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (NodeCloned, {"clone": 7, "host": "elsewhere"}),
+        (IdentityIssued, {"identity": "spiffe://pmoves-mesh/node/beta", "fingerprint": "0" * 64}),
+        (EnrolmentRefused, {"reason": "token_used"}),
+    ],
+)
+def test_what_a_node_notes_changes_nothing_but_that_the_node_spoke(kind: type[Event], fields: dict[str, Any]):
+    story = Story()
+    story.tell(announced(1), registered(2), lost(2))
+    assert story.registry.nodes["alpha"].status == "lost"
+    noted = kind(mesh=MESH, node="alpha", incarnation=1, revision=3, **fields)
+    assert story.tell(noted).nodes == ("alpha",)
+    assert story.registry.nodes["alpha"].status == "alive"
+    assert story.tell(noted).outcome == "repeated"
+    assert story.listed() == {("rag", "alpha", "1")}
 
 
 def test_a_link_missing_in_a_nodes_chain_is_a_gap():

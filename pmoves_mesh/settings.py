@@ -1,0 +1,85 @@
+"""The table of settings: every environment variable that is read, its default, and what it means.
+
+The README's table is compared with it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Setting(NamedTuple):
+    """One environment variable: its name, its default as one would write it, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+SETTINGS: Final = (
+    Setting("PMOVES_MESH_NAME", "pmoves-mesh", "name of the mesh, which is its trust domain"),
+    Setting("MESH_HOSTNAME", "", "name of this node; if unset `NODE_NAME`, else the host's name"),
+    Setting("NODE_NAME", "", "name of this node, where `MESH_HOSTNAME` is unset"),
+    Setting(
+        "SERVICE_MODE",
+        "docked",
+        "`docked` or `standalone`: announced, and the default of this node's instances",
+    ),
+    Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
+    Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
+    Setting(
+        "NATS_EXTERNAL_URL",
+        "",
+        "comma list of the addresses at which NATS is reached from outside; shown in the status",
+    ),
+    Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
+    Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),
+    Setting("NATS_TOKEN", "", "token for NATS; outranks the one in a URL"),
+    Setting("NATS_CREDS", "", "path of a NATS credentials file"),
+    Setting("NATS_NKEY_SEED", "", "path of a file with a NATS NKey seed"),
+    Setting("NATS_TLS_CA", "", "path of the certificates that NATS servers are checked against"),
+    Setting("NATS_TLS_CERT", "", "path of the certificate to show to NATS"),
+    Setting("NATS_TLS_KEY", "", "path of that certificate's private key"),
+    Setting("PMOVES_NATS_PORT", "4222", "port of the embedded NATS server"),
+    Setting(
+        "PMOVES_NATS_HOST",
+        "127.0.0.1",
+        "address on which the embedded NATS server listens; beyond loopback only with mutual TLS",
+    ),
+    Setting(
+        "PMOVES_NATS_DIR",
+        "",
+        "directory of another agent's embedded NATS server, in which this mesh is a guest: `<its data>/nats`",
+    ),
+    Setting(
+        "SERVICE_REGISTRY_HOST",
+        "127.0.0.1",
+        "address on which the HTTP API listens; beyond loopback it speaks TLS to other hosts",
+    ),
+    Setting("SERVICE_REGISTRY_PORT", "8100", "port of the HTTP API; 0 picks a free one"),
+    Setting(
+        "SERVICE_REGISTRY_TOKEN",
+        "",
+        "token with which programs of other hosts may write over HTTP; a client certificate does too",
+    ),
+    Setting("PMOVES_INSECURE_HTTP", "0", "`1` lets other hosts use the HTTP API without TLS"),
+    Setting("PMOVES_DNS_PORT", "8600", "port kept for DNS; checked, and used by nothing yet"),
+    Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
+    Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
+    Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
+    Setting("PMOVES_TLS_DIR", "tls", "where the mesh's CA and certificates are"),
+    Setting("MESH_PASSPHRASE", "", "passphrase of the CA's key, where it is encrypted"),
+    Setting(
+        "PMOVES_CA_URL",
+        "",
+        "comma list of HTTPS addresses at which the CA renews this node's certificate; `join` writes it",
+    ),
+    Setting(
+        "PMOVES_LEASE_TTL_S", "10", "seconds after which a node that gives no sign of life is lost, 2 to 300"
+    ),
+    Setting("PMOVES_UNSIGNED", "reject", "`accept` reads unsigned announcements too, for a migration"),
+    Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
+    Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
+    Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
+    Setting("TAILSCALE_AUTHKEY", "", "key for joining Tailscale; kept secret, and used by nothing yet"),
+)
