@@ -60,12 +60,6 @@ _MIGRATIONS: Final = (
     """,
 )
 
-_TOKEN: Final = "id, hash, node, allow, lifetime_s, created_ms, expires_ms, used_ms, used_by"  # noqa: S105 - columns
-_CERTIFICATE: Final = (
-    "fingerprint, kind, name, key_id, not_before_ms, not_after_ms, der, allow, issued_ms, revoked_ms, root, "
-    "requester"
-)
-
 
 class StoredToken(Struct, frozen=True, kw_only=True):
     """What the CA remembers of a token.
@@ -131,6 +125,9 @@ class IssuedCertificate(Struct, frozen=True, kw_only=True):
 
 _Record = TypeVar("_Record", StoredToken, IssuedCertificate)
 
+_TOKEN: Final = ", ".join(StoredToken.__struct_fields__)
+_CERTIFICATE: Final = ", ".join(IssuedCertificate.__struct_fields__)
+
 
 class Ledger:
     """The ledger in one file. Every method may raise `StoreError`, and has then changed nothing."""
@@ -142,7 +139,7 @@ class Ledger:
         """Remembers a new token, and forgets those that ended long ago."""
         with self._opened() as connection, transaction(connection):
             connection.execute("DELETE FROM token WHERE expires_ms < ?", (token.created_ms - TOKEN_KEPT_MS,))
-            _insert(connection, "token", _TOKEN, token)
+            _insert(connection, "token", token)
 
     def token(self, token_id: str) -> StoredToken | None:
         """Returns a token, or None if there is none of that id."""
@@ -285,7 +282,7 @@ def _make(path: Path) -> None:
 
 
 def _record(connection: sqlite3.Connection, certificate: IssuedCertificate) -> IssuedCertificate:
-    _insert(connection, "certificate", _CERTIFICATE, certificate)
+    _insert(connection, "certificate", certificate)
     connection.execute(
         "UPDATE certificate SET revoked_ms = (SELECT min(revoked_ms) FROM certificate WHERE key_id = ?) "
         "WHERE fingerprint = ? AND revoked_ms IS NULL",
@@ -298,16 +295,15 @@ def _record(connection: sqlite3.Connection, certificate: IssuedCertificate) -> I
     return _row(row, IssuedCertificate)
 
 
-def _insert(
-    connection: sqlite3.Connection, table: str, columns: str, record: StoredToken | IssuedCertificate
-) -> None:
-    values = [getattr(record, column) for column in columns.split(", ")]
+def _insert(connection: sqlite3.Connection, table: str, record: StoredToken | IssuedCertificate) -> None:
+    columns = record.__struct_fields__
+    values = [getattr(record, column) for column in columns]
     cells = [" ".join(value) if isinstance(value, tuple) else value for value in values]
     marks = ", ".join("?" * len(cells))
-    connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", cells)  # noqa: S608 - ours
+    connection.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})", cells)  # noqa: S608 - ours
 
 
 def _row(row: tuple[Any, ...], kind: type[_Record]) -> _Record:
     """Returns a row as a record; patterns of names stand in one cell, with blanks between."""
-    fields = dict(zip((_TOKEN if kind is StoredToken else _CERTIFICATE).split(", "), row, strict=True))
+    fields = dict(zip(kind.__struct_fields__, row, strict=True))
     return msgspec.convert(fields | {"allow": tuple(fields["allow"].split())}, kind)

@@ -226,7 +226,7 @@ def test_init_makes_exactly_six_files_with_keys_for_their_owner_alone(tls_dir: P
     assert dns_names == ["alpha", "localhost", "mesh.lan"]
     assert set(map(str, addresses)) == {"127.0.0.1", "::1", "10.0.0.9", "fd00::9"}
     (client,) = read_certificates(tls_dir / "client.crt")
-    assert names_of(client)[0] == [f"spiffe://{MESH}/node/alpha"]
+    assert names_of(client)[0] == [f"spiffe://{MESH}/service/client-alpha"]
     trust = Trust(MESH, keystore.read_roots(tls_dir))
     for certificate in (server, client):
         assert trust.admit(certificate.public_bytes(Encoding.DER)).mesh == MESH
@@ -377,7 +377,7 @@ def test_an_authority_that_cannot_be_used_is_refused_in_one_line(
 
 
 def test_roots_that_are_missing_or_damaged_are_named(tls_dir: Path):
-    with pytest.raises(PkiError, match="copy"):
+    with pytest.raises(PkiError, match="join"):
         keystore.read_roots(tls_dir)
     tls_dir.mkdir()
     (tls_dir / "ca.crt").write_text("nothing")
@@ -451,16 +451,16 @@ def test_without_the_authority_an_identity_is_used_until_it_ends(tls_dir: Path, 
     last_ms = first.not_after_ms - 1
     late = keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", ["10.0.0.2"], last_ms)
     assert late.fingerprint == first.fingerprint
-    with pytest.raises(PkiError, match=r"expired.*copy ca\.crt"):
+    with pytest.raises(PkiError, match=r"expired.*pmoves-mesh join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], first.not_after_ms)
 
 
 def test_without_authority_and_identity_a_node_is_told_what_to_do(tls_dir: Path, identity_dir: Path):
-    with pytest.raises(PkiError, match=r"copy ca\.crt "):
+    with pytest.raises(PkiError, match=r"ca\.crt is missing: join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], NOW_MS)
     keystore.ensure_authority(tls_dir, MESH, NOW_MS)
     (tls_dir / "ca.key").unlink()
-    with pytest.raises(PkiError, match=r"copy ca\.crt and ca\.key "):
+    with pytest.raises(PkiError, match=r"ca\.key.*pmoves-mesh join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], NOW_MS)
 
 
@@ -522,7 +522,7 @@ def test_the_files_serve_for_mutual_tls_under_strict_rules(tls_dir: Path, host: 
             side.do_handshake()
     shown = there.getpeercert()
     assert shown is not None
-    assert shown["subjectAltName"] == (("URI", f"spiffe://{MESH}/node/alpha"), ("DNS", "alpha"))
+    assert shown["subjectAltName"] == (("URI", f"spiffe://{MESH}/service/client-alpha"), ("DNS", "alpha"))
 
 
 def tls_side(protocol: int, tls_dir: Path, stem: str) -> ssl.SSLContext:
