@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
@@ -56,7 +57,7 @@ class RequestedIdentity:
     key_id: str
 
 
-def key_id(public_key: ec.EllipticCurvePublicKey) -> str:
+def key_id(public_key: CertificatePublicKeyTypes) -> str:
     """Returns the SHA-256 of a public key (DER SubjectPublicKeyInfo), in lower-case hex.
 
     A nats-server calls it a pinned certificate; it stays when a certificate is renewed with its key.
