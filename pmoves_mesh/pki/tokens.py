@@ -59,7 +59,7 @@ class JoinToken:
         ca = bytes.fromhex(self.ca)
         parts = _Content(self.mesh, self.urls, ca, self.issuer, self.id, self.secret, self.node)
         content = msgspec.msgpack.encode(parts)
-        return PREFIX + base64.urlsafe_b64encode(content + _checksum(content)).rstrip(b"=").decode()
+        return _line(content + _checksum(content))
 
 
 class _Content(Struct, array_like=True, frozen=True):
@@ -102,7 +102,7 @@ def decode(text: str) -> JoinToken:
     except ValueError:
         raise _damaged("it has characters that no token has") from None
     content, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
-    if checksum != _checksum(content):
+    if checksum != _checksum(content) or _line(raw) != line:
         raise _damaged("a part of it is missing or changed: copy the whole line")
     try:
         return _checked(msgspec.msgpack.decode(content, type=_Content))
@@ -142,6 +142,10 @@ def _checked(content: _Content) -> JoinToken:
         secret=content.secret,
         node=parse_label(content.node, "node") if content.node else "",
     )
+
+
+def _line(raw: bytes) -> str:
+    return PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _checksum(content: bytes) -> bytes:
