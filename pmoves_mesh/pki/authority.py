@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pmoves_mesh.core.limits import parse_patterns
 from pmoves_mesh.core.names import parse_label, shown
 from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.errors import CertificateExpired, CertificateRequestRejected, InvalidFieldError, PkiError
@@ -17,6 +18,7 @@ from pmoves_mesh.pki.templates import CertificateRequest
 
 CA_LIFETIME_S: Final = 10 * 365 * 86400
 LIFETIME_MAX_S: Final = 398 * 86400
+BACKDATE_MAX_S: Final = 86400
 NAMES_MAX: Final = 64
 
 _KINDS: Final = get_args(SignerKind)
@@ -113,15 +115,26 @@ def _check(request: CertificateRequest) -> None:
         raise CertificateRequestRejected("the key is not ECDSA P-256")
     if not 1 <= request.lifetime_s <= LIFETIME_MAX_S:
         raise CertificateRequestRejected(f"lifetime {request.lifetime_s} s is not 1 to {LIFETIME_MAX_S} s")
-    if not 0 <= request.backdate_s <= 86400:
-        raise CertificateRequestRejected(f"backdate {request.backdate_s} s is not 0 to 86400 s")
+    if not 0 <= request.backdate_s <= BACKDATE_MAX_S:
+        raise CertificateRequestRejected(f"backdate {request.backdate_s} s is not 0 to {BACKDATE_MAX_S} s")
     if len(request.dns_names) + len(request.ip_addresses) > NAMES_MAX:
         raise CertificateRequestRejected(f"at most {NAMES_MAX} names and addresses")
     try:
         if parse_label(request.name, "name") != request.name:
             raise CertificateRequestRejected(f"name {request.name!r} is not in lower case")
+        if parse_patterns(request.allow) != request.allow:
+            raise CertificateRequestRejected("allow has a pattern twice, or not in lower case")
     except InvalidFieldError as error:
         raise CertificateRequestRejected(str(error)) from None
     for name in request.dns_names:
-        if not _DNS_NAME.match(name):
-            raise CertificateRequestRejected(f"{shown(name)} is not a host name")
+        check_host_name(name)
+
+
+def check_host_name(name: str) -> None:
+    """Checks that a certificate may bear a host name; wildcards are none.
+
+    Raises:
+        CertificateRequestRejected: if it may not.
+    """
+    if not _DNS_NAME.match(name):
+        raise CertificateRequestRejected(f"{shown(name)} is not a host name")

@@ -6,7 +6,7 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -69,7 +69,7 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: str | Non
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption_algorithm=encryption
     )
-    _replace(path, pem, mode=0o600)
+    write_whole(path, pem, mode=0o600)
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
@@ -78,7 +78,13 @@ def write_certificate(path: Path, certificate: x509.Certificate) -> None:
     Raises:
         PkiError: if it cannot be written; what was there before is then still there.
     """
-    _replace(path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    write_certificates(path, (certificate,))
+
+
+def write_certificates(path: Path, certificates: Iterable[x509.Certificate]) -> None:
+    """Writes several certificates (PEM) into one file; as `write_certificate`."""
+    pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
+    write_whole(path, pem, mode=0o644)
 
 
 def read_key(path: Path, passphrase: str | None = None) -> ec.EllipticCurvePrivateKey:
@@ -102,7 +108,11 @@ def read_key(path: Path, passphrase: str | None = None) -> ec.EllipticCurvePriva
     try:
         key = serialization.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
     except TypeError:
-        problem = "is not encrypted, but a passphrase was given" if passphrase else "needs its passphrase"
+        problem = (
+            "is not encrypted, but a passphrase was given"
+            if passphrase
+            else "needs its passphrase: set MESH_PASSPHRASE"
+        )
         raise PkiError(f"{path}: {problem}") from None
     except (ValueError, UnsupportedAlgorithm):
         problem = "is damaged, or the passphrase is wrong" if passphrase else "is not a private key in PEM"
@@ -129,8 +139,12 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
         raise PkiError(f"{path}: holds no certificate in PEM") from None
 
 
-def _replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Puts `content` at `path` in one step, on disk before it returns."""
+def write_whole(path: Path, content: bytes, *, mode: int) -> None:
+    """Puts `content` at `path` in one step, on disk before it returns.
+
+    Raises:
+        PkiError: if it cannot be written; what was there before is then still there.
+    """
     temporary: str | None = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -141,14 +155,19 @@ def _replace(path: Path, content: bytes, *, mode: int) -> None:
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         temporary = None
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
     except OSError as error:
         raise PkiError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink()
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes what was put into, renamed in or taken out of a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

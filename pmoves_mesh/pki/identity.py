@@ -1,4 +1,4 @@
-"""A node's identity: a certificate of the mesh together with its private key."""
+"""An identity: a certificate of the mesh together with its private key."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.core.trust import Signer, Trust
+from pmoves_mesh.core.trust import Signer, SignerKind, Trust
 from pmoves_mesh.errors import PkiError, UntrustedIssuer
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
 
 class Identity:
-    """Who a node is, and what it signs with; implements `SigningIdentity`.
+    """Who somebody is, and what it signs with; implements `SigningIdentity`.
 
     Attributes:
         id: the SPIFFE ID.
         fingerprint: SHA-256 of the certificate (DER), in hex.
+        root: fingerprint of the CA certificate that it chains to.
+        allow: patterns of the service names that it may state; none allow every name.
         certificate_der: the certificate as others are given it.
         not_after_ms: when the certificate ends, unix milliseconds.
         renew_after_ms: when two thirds of its time are over, unix milliseconds.
@@ -36,6 +38,8 @@ class Identity:
         self.key: Final = key
         self.id: Final = signer.id
         self.fingerprint: Final = signer.fingerprint
+        self.root: Final = signer.root
+        self.allow: Final = signer.allow
         self.not_after_ms: Final = signer.not_after_ms
         self.renew_after_ms: Final = (
             signer.not_before_ms + (signer.not_after_ms - signer.not_before_ms) * 2 // 3
@@ -58,15 +62,24 @@ class Identity:
 
 def verified_identity(
     mesh: str,
-    node: str,
+    name: str | None,
     roots: Sequence[x509.Certificate],
     certificate: x509.Certificate,
     key: ec.EllipticCurvePrivateKey,
+    kind: SignerKind = "node",
 ) -> Identity:
-    """Returns the identity of `node`, once it is known that the mesh believes it. It may have expired.
+    """Returns an identity, once it is known that the mesh believes it. It may have expired.
+
+    Args:
+        mesh: the trust domain.
+        name: whose it has to be; None for whosever it is.
+        roots: the CA certificates that hold.
+        certificate: the certificate.
+        key: its private key.
+        kind: what it has to be for.
 
     Raises:
-        PkiError: if the certificate is another node's, does not chain to a root, or has another key.
+        PkiError: if the certificate is another's, does not chain to a root, or has another key.
     """
     if certificate.public_key() != key.public_key():
         raise PkiError("the key does not belong to the certificate")
@@ -74,6 +87,6 @@ def verified_identity(
         signer = Trust(mesh, roots).admit(certificate.public_bytes(Encoding.DER))
     except UntrustedIssuer as error:
         raise PkiError(str(error)) from None
-    if signer.kind != "node" or signer.name != node:
+    if signer.kind != kind or name not in {signer.name, None}:
         raise PkiError(f"the certificate is that of {signer.id}")
     return Identity(signer, certificate, key)

@@ -15,15 +15,25 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pmoves_mesh.core.trust import SignerKind
+from pmoves_mesh.core.names import LABEL_LENGTH_MAX
+from pmoves_mesh.core.trust import SignerKind, fingerprint
 from pmoves_mesh.errors import KeyPermission, PkiError
 from pmoves_mesh.pki.authority import Authority, check_authority_of
-from pmoves_mesh.pki.files import locked, read_certificates, read_key, write_certificate, write_key
+from pmoves_mesh.pki.files import (
+    locked,
+    read_certificates,
+    read_key,
+    write_certificate,
+    write_certificates,
+    write_key,
+)
 from pmoves_mesh.pki.identity import Identity, verified_identity
 from pmoves_mesh.pki.templates import NODE_LIFETIME_S, CertificateRequest
 
 CA_CERTIFICATE: Final = "ca.crt"
 CA_KEY: Final = "ca.key"
+CA_KEY_OLD: Final = "ca-old.key"
+CA_KEY_NEW: Final = "ca-new.key"
 IDENTITY_CERTIFICATE: Final = "node.crt"
 IDENTITY_KEY: Final = "node.key"
 NATS_SERVICE: Final = "nats"
@@ -32,10 +42,27 @@ NATS_SERVICE: Final = "nats"
 FILE_LIFETIME_S: Final = 397 * 86400
 """How long the server's and client's certificates in the TLS directory hold: nobody renews them by itself."""
 
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+JOIN: Final = (
+    "join the mesh with: pmoves-mesh join TOKEN (a token comes from pmoves-mesh token create on the host "
+    "that keeps the CA)"
+)
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+"""The names and addresses under which every host reaches itself."""
+
 _log = structlog.get_logger(__name__)
 
 _Sign = Callable[[ec.EllipticCurvePrivateKey], x509.Certificate]
+
+
+class Unlocking(TypedDict, total=False):
+    """What opens the CA's key where it is at hand.
+
+    Attributes:
+        passphrase: of the key, if it is encrypted.
+    """
+
+    passphrase: str | None
 
 
 class InitChoices(TypedDict, total=False):
@@ -61,7 +88,7 @@ def init(
     Args:
         tls_dir: where `ca`, `server` and `client`, each `.crt` and `.key`, go.
         mesh: the trust domain.
-        node: this node; the client certificate is in its name.
+        node: this node; the client certificate is that of the service `client-<node>`.
         sans: further host names and addresses of the NATS server.
         now_ms: unix milliseconds.
         choices: see `InitChoices`.
@@ -76,6 +103,9 @@ def init(
     force, passphrase = choices.get("force", False), choices.get("passphrase")
     made: list[Path] = []
     with locked(tls_dir):
+        if force:
+            for name in (CA_KEY_OLD, CA_KEY_NEW):
+                (tls_dir / name).unlink(missing_ok=True)
         if force or not all(path.exists() for path in paths if path.name != CA_KEY):
             made += _make_authority(tls_dir, mesh, now_ms, force=force, passphrase=passphrase)
             authority = load_authority(tls_dir, mesh, passphrase)
@@ -84,18 +114,28 @@ def init(
                 authority,
                 now_ms,
                 ("service", NATS_SERVICE, FILE_LIFETIME_S),
-                (node, *_LOOPBACK, *sans),
+                (node, *LOOPBACK, *sans),
             )
-            client = partial(_issue, authority, now_ms, ("node", node, FILE_LIFETIME_S), (node,))
+            client = partial(
+                _issue, authority, now_ms, ("service", client_name(node), FILE_LIFETIME_S), (node,)
+            )
             made += _complete(tls_dir, "server", server, force=force)
             made += _complete(tls_dir, "client", client, force=force)
         return made, [path for path in paths if path not in made and path.exists()]
 
 
-def ensure_authority(tls_dir: Path, mesh: str, now_ms: int) -> bool:
+def client_name(node: str) -> str:
+    """Returns the name of the service that stands for the programs of a host that connect to NATS.
+
+    They are not the node: whoever has `client.key` cannot sign in its name.
+    """
+    return f"client-{node}"[:LABEL_LENGTH_MAX].rstrip("-")
+
+
+def ensure_authority(tls_dir: Path, mesh: str, now_ms: int, passphrase: str | None = None) -> bool:
     """Makes the mesh's CA, and only that, where there is none; returns whether it did.
 
-    A directory that holds another host's `ca.crt` alone is left as it is.
+    A directory that holds another host's `ca.crt` alone is left as it is. A passphrase encrypts the key.
 
     Raises:
         PkiError: if it cannot be made.
@@ -105,7 +145,7 @@ def ensure_authority(tls_dir: Path, mesh: str, now_ms: int) -> bool:
     with locked(tls_dir):
         if (tls_dir / CA_CERTIFICATE).exists():
             return False
-        _make_authority(tls_dir, mesh, now_ms)
+        _make_authority(tls_dir, mesh, now_ms, passphrase=passphrase)
     return True
 
 
@@ -115,15 +155,24 @@ def has_authority(tls_dir: Path) -> bool:
 
 
 def read_roots(tls_dir: Path) -> tuple[x509.Certificate, ...]:
-    """Returns the CA certificates that the mesh trusts, at least one.
+    """Returns the CA certificates that the mesh trusts, at least one, the issuing one first.
 
     Raises:
         PkiError: if there are none; says how to get them.
     """
     path = tls_dir / CA_CERTIFICATE
     if not path.exists():
-        raise PkiError(f"{path} is missing: copy {CA_CERTIFICATE} from a host of the mesh")
+        raise PkiError(f"{path} is missing: {JOIN}")
     return read_certificates(path)
+
+
+def write_roots(tls_dir: Path, roots: Iterable[x509.Certificate]) -> None:
+    """Writes the CA certificates that the mesh trusts, the issuing one first.
+
+    Raises:
+        PkiError: if they cannot be written; what was there before is then still there.
+    """
+    write_certificates(tls_dir / CA_CERTIFICATE, roots)
 
 
 def load_authority(tls_dir: Path, mesh: str, passphrase: str | None = None) -> Authority:
@@ -143,12 +192,18 @@ def load_authority(tls_dir: Path, mesh: str, passphrase: str | None = None) -> A
 
 
 def open_identity(
-    identity_dir: Path, tls_dir: Path, mesh: str, node: str, addresses: Sequence[str], now_ms: int
+    identity_dir: Path,
+    tls_dir: Path,
+    mesh: str,
+    node: str,
+    addresses: Sequence[str],
+    now_ms: int,
+    **unlocking: Unpack[Unlocking],
 ) -> Identity:
     """Returns this node's identity, from its files or, where the CA's key is at hand, newly issued.
 
-    It is renewed from two thirds of its lifetime on, and when `addresses` has one that it lacks.
-    A renewal keeps the key. Without the CA's key it is used until it ends.
+    It is renewed from two thirds of its lifetime on, when `addresses` has one that it lacks, and
+    when the mesh has a new CA. A renewal keeps the key. Without the CA's key it is used until it ends.
 
     Args:
         identity_dir: where `node.crt` and `node.key` are kept.
@@ -157,6 +212,7 @@ def open_identity(
         node: this node's name.
         addresses: host names and addresses at which the node is reached, beside its name.
         now_ms: unix milliseconds.
+        unlocking: see `Unlocking`.
 
     Raises:
         PkiError: if there is none and none can be issued here; says what to do.
@@ -164,15 +220,15 @@ def open_identity(
     """
     roots = read_roots(tls_dir)
     _check_roots(tls_dir, mesh, roots)
-    names = (node, *_LOOPBACK, *addresses)
+    names = (node, *LOOPBACK, *addresses)
     with locked(identity_dir):
         held, problem = _read_identity(identity_dir, mesh, node, roots)
-        covered = held is not None and held.covers(*_split(names))
-        if held and now_ms < held.renew_after_ms and (covered or not has_authority(tls_dir)):
+        usable = held is not None and held.covers(*split_names(names)) and held.root == fingerprint(roots[0])
+        if held and now_ms < held.renew_after_ms and (usable or not has_authority(tls_dir)):
             return held
         key = held.key if held else ec.generate_private_key(ec.SECP256R1())
         try:
-            authority = load_authority(tls_dir, mesh)
+            authority = load_authority(tls_dir, mesh, unlocking.get("passphrase"))
             certificate = _issue(authority, now_ms, ("node", node, NODE_LIFETIME_S), names, key)
         except PkiError as error:
             if held and now_ms < held.not_after_ms:
@@ -181,8 +237,8 @@ def open_identity(
             if isinstance(error, KeyPermission):
                 raise
             raise PkiError(
-                f"node {node} has no usable identity ({problem}) and none can be issued here ({error}): copy "
-                f"{CA_CERTIFICATE} and {CA_KEY} of the mesh to {tls_dir}"
+                f"node {node} has no usable identity ({problem}), and none can be issued here ({error}): "
+                f"{JOIN}"
             ) from None
         write_identity(identity_dir, certificate, key)
         return verified_identity(mesh, node, roots, certificate, key)
@@ -242,7 +298,7 @@ def _issue(
 ) -> x509.Certificate:
     """Returns a certificate for `owner`: its kind, its name, and for how many seconds."""
     kind, name, lifetime_s = owner
-    dns_names, addresses = _split(names)
+    dns_names, addresses = split_names(names)
     request = CertificateRequest(
         kind=kind,
         name=name,
@@ -279,7 +335,7 @@ def _complete(
     return [certificate_path, *made]
 
 
-def _split(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
+def split_names(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
     """Returns host names and addresses (without their zones) apart, each once, in their order."""
     dns_names: dict[str, None] = {}
     addresses: dict[IPv4Address | IPv6Address, None] = {}

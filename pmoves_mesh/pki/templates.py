@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pmoves_mesh.core.limits import attributes
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.core.trust import SignerKind
 
@@ -34,6 +35,7 @@ class CertificateRequest:
         dns_names: host names under which it is reached.
         ip_addresses: addresses at which it is reached.
         public_key: ECDSA P-256.
+        allow: patterns of the service names that it may state; none allow every name.
         lifetime_s: seconds from now until it ends.
         backdate_s: seconds that it begins before now.
     """
@@ -43,6 +45,7 @@ class CertificateRequest:
     public_key: ec.EllipticCurvePublicKey
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    allow: tuple[str, ...] = ()
     lifetime_s: int = NODE_LIFETIME_S
     backdate_s: int = BACKDATE_S
 
@@ -89,7 +92,9 @@ def identity_template(
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     return (
         x509.CertificateBuilder(
-            subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.name)]),
+            subject_name=x509.Name(
+                [x509.NameAttribute(NameOID.COMMON_NAME, request.name), *attributes(request.allow)]
+            ),
             issuer_name=issuer.subject,
         )
         .public_key(request.public_key)

@@ -107,6 +107,9 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
         )
     for number, script in enumerate(migrations[version:], version + 1):
         with transaction(connection):
+            (reached,) = connection.execute("PRAGMA user_version").fetchone()
+            if reached >= number:
+                continue  # another process was faster
             for statement in script.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")

@@ -49,7 +49,7 @@ def test_show_tells_whose_they_are_for_which_names_and_until_when(
     assert main(["certs", "show", "--json"]) == 0
     shown = {one["file"]: one for one in json.loads(capsys.readouterr().out)}
     assert set(shown) == {"ca.crt", "server.crt", "client.crt"}
-    assert shown["client.crt"]["identity"] == "spiffe://pmoves-mesh/node/alpha"
+    assert shown["client.crt"]["identity"] == "spiffe://pmoves-mesh/service/client-alpha"
     assert {"alpha", "localhost", "127.0.0.1", "mesh.example.org"} <= set(shown["server.crt"]["names"])
     assert 396 < shown["server.crt"]["days_left"] <= 397
     held = read_certificates(tls_dir / "server.crt")[0]

@@ -16,7 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.trust import Trust
@@ -30,6 +30,7 @@ from pmoves_mesh.errors import (
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.authority import CA_LIFETIME_S, Authority
 from pmoves_mesh.pki.files import read_certificates, read_key, write_key
+from pmoves_mesh.pki.rotation import begin_rotation
 from pmoves_mesh.pki.templates import NODE_LIFETIME_S, CertificateRequest
 
 MESH = "test-mesh"
@@ -154,6 +155,16 @@ def test_an_identity_neither_begins_before_its_authority_nor_outlasts_it(authori
     assert late.not_valid_after_utc == authority.certificate.not_valid_after_utc
 
 
+def test_what_an_identity_allows_stands_in_its_subject_and_reaches_the_signer(authority: Authority):
+    certificate = authority.issue(request_for(allow=("whisper-*", "rag")), NOW_MS)
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    assert [unit.value for unit in units] == ["whisper-*", "rag"]
+    signer = Trust(MESH, [authority.certificate]).admit(certificate.public_bytes(Encoding.DER))
+    assert signer.allow == ("whisper-*", "rag")
+    unlimited = authority.issue(request_for(), NOW_MS)
+    assert [attribute.oid for attribute in unlimited.subject] == [NameOID.COMMON_NAME]
+
+
 def test_two_certificates_never_share_a_serial_number(authority: Authority):
     request = request_for()
     assert len({authority.issue(request, NOW_MS).serial_number for _ in range(10)}) == 10
@@ -185,6 +196,11 @@ def test_what_is_issued_is_admitted_by_the_trust_of_its_mesh_alone(authority: Au
         {"lifetime_s": 0},
         {"lifetime_s": 399 * 86400},
         {"backdate_s": -1},
+        {"backdate_s": 86401},
+        {"allow": ("whisper *",)},
+        {"allow": ("Whisper",)},
+        {"allow": ("rag", "rag")},
+        {"allow": tuple(f"n{number}" for number in range(33))},
         {"public_key": ec.generate_private_key(ec.SECP384R1()).public_key()},
     ],
 )
@@ -226,7 +242,7 @@ def test_init_makes_exactly_six_files_with_keys_for_their_owner_alone(tls_dir: P
     assert dns_names == ["alpha", "localhost", "mesh.lan"]
     assert set(map(str, addresses)) == {"127.0.0.1", "::1", "10.0.0.9", "fd00::9"}
     (client,) = read_certificates(tls_dir / "client.crt")
-    assert names_of(client)[0] == [f"spiffe://{MESH}/node/alpha"]
+    assert names_of(client)[0] == [f"spiffe://{MESH}/service/client-alpha"]
     trust = Trust(MESH, keystore.read_roots(tls_dir))
     for certificate in (server, client):
         assert trust.admit(certificate.public_bytes(Encoding.DER)).mesh == MESH
@@ -251,6 +267,20 @@ def test_init_with_force_makes_all_six_anew(tls_dir: Path):
     assert {path.name for path in made} == SIX
     assert kept == []
     assert not set(before.values()) & set(bytes_of(tls_dir).values())
+
+
+def test_init_with_force_ends_a_rotation(tls_dir: Path):
+    keystore.init(tls_dir, MESH, "alpha", [], NOW_MS)
+    begin_rotation(tls_dir, MESH, NOW_MS)
+    keystore.init(tls_dir, MESH, "alpha", [], NOW_MS, force=True)
+    assert {path.name for path in tls_dir.iterdir()} == SIX
+    assert len(keystore.read_roots(tls_dir)) == 1
+
+
+def test_the_client_of_a_host_with_a_long_name_still_has_a_name_of_its_own(tls_dir: Path):
+    keystore.init(tls_dir, MESH, "a" * 55 + "-" + "b" * 7, [], NOW_MS)
+    (client,) = read_certificates(tls_dir / "client.crt")
+    assert names_of(client)[0] == [f"spiffe://{MESH}/service/client-{'a' * 55}"]
 
 
 @pytest.mark.parametrize("missing", [["server.crt"], ["ca.crt"], ["client.crt", "client.key"]])
@@ -322,6 +352,19 @@ def test_a_passphrase_locks_the_ca_key_and_only_that(tls_dir: Path):
     assert [path.name for path in made] == ["client.crt"]
 
 
+def test_a_node_opens_an_encrypted_authority_with_the_passphrase_and_not_without(
+    tls_dir: Path, identity_dir: Path
+):
+    assert keystore.ensure_authority(tls_dir, MESH, NOW_MS, "correct horse")
+    with pytest.raises(PkiError, match="MESH_PASSPHRASE"):
+        keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], NOW_MS)
+    opened = keystore.open_identity(
+        identity_dir, tls_dir, MESH, "alpha", [], NOW_MS, passphrase="correct horse"
+    )
+    assert opened.id == f"spiffe://{MESH}/node/alpha"
+    assert b"ENCRYPTED" not in (identity_dir / "node.key").read_bytes(), "the agent starts by itself"
+
+
 def test_a_passphrase_for_a_key_that_has_none_is_refused(tls_dir: Path):
     keystore.ensure_authority(tls_dir, MESH, NOW_MS)
     with pytest.raises(PkiError, match="not encrypted"):
@@ -377,7 +420,7 @@ def test_an_authority_that_cannot_be_used_is_refused_in_one_line(
 
 
 def test_roots_that_are_missing_or_damaged_are_named(tls_dir: Path):
-    with pytest.raises(PkiError, match="copy"):
+    with pytest.raises(PkiError, match="join"):
         keystore.read_roots(tls_dir)
     tls_dir.mkdir()
     (tls_dir / "ca.crt").write_text("nothing")
@@ -451,16 +494,16 @@ def test_without_the_authority_an_identity_is_used_until_it_ends(tls_dir: Path, 
     last_ms = first.not_after_ms - 1
     late = keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", ["10.0.0.2"], last_ms)
     assert late.fingerprint == first.fingerprint
-    with pytest.raises(PkiError, match=r"expired.*copy ca\.crt"):
+    with pytest.raises(PkiError, match=r"expired.*pmoves-mesh join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], first.not_after_ms)
 
 
 def test_without_authority_and_identity_a_node_is_told_what_to_do(tls_dir: Path, identity_dir: Path):
-    with pytest.raises(PkiError, match=r"copy ca\.crt "):
+    with pytest.raises(PkiError, match=r"ca\.crt is missing: join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], NOW_MS)
     keystore.ensure_authority(tls_dir, MESH, NOW_MS)
     (tls_dir / "ca.key").unlink()
-    with pytest.raises(PkiError, match=r"copy ca\.crt and ca\.key "):
+    with pytest.raises(PkiError, match=r"ca\.key.*pmoves-mesh join"):
         keystore.open_identity(identity_dir, tls_dir, MESH, "alpha", [], NOW_MS)
 
 
@@ -522,7 +565,7 @@ def test_the_files_serve_for_mutual_tls_under_strict_rules(tls_dir: Path, host: 
             side.do_handshake()
     shown = there.getpeercert()
     assert shown is not None
-    assert shown["subjectAltName"] == (("URI", f"spiffe://{MESH}/node/alpha"), ("DNS", "alpha"))
+    assert shown["subjectAltName"] == (("URI", f"spiffe://{MESH}/service/client-alpha"), ("DNS", "alpha"))
 
 
 def tls_side(protocol: int, tls_dir: Path, stem: str) -> ssl.SSLContext:
