@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+import pytest
 from builders import MESH, NOW_MS, Authority, Identity
 
 from pmoves_mesh import __version__
@@ -31,6 +33,16 @@ from pmoves_mesh.views.http.facade import Facade, RegistryFacts
 NODE: Final = "alpha"
 HOST: Final = "127.0.0.1"
 DEADLINE_S: Final = 10.0
+
+
+def own_address() -> str:
+    """Returns an address of this machine that is not loopback; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])
 
 
 class PinnedClock(SystemClock):

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from http_support import NODE, Served, served
+from http_support import NODE, Served, own_address, served
 
 from pmoves_mesh.views.http.app import serving
+from pmoves_mesh.views.http.listener import Exposure
 
 TOKEN = "correct horse battery staple"
 BODY = b'{"name": "whisper", "port": 9000}'
-ELSEWHERE = "192.0.2.1"
+INSECURE = Exposure(insecure=True)
 
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Served]:
     async with served(tmp_path, token=TOKEN) as here:
         yield here
-
-
-def own_address() -> str:
-    """Returns an address of this machine that is not loopback; nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((ELSEWHERE, 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback")
-        return str(probe.getsockname()[0])
 
 
 @pytest.mark.parametrize(
@@ -48,6 +38,7 @@ def own_address() -> str:
         ({"Host": "["}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:8100", "Origin": "http://localhost:8100"}, 200),
         ({"Host": "localhost:8100", "Origin": "http://localhost:9999"}, 403),
         ({"Host": "proxy.example", "Authorization": f"Bearer {TOKEN}"}, 200),
@@ -89,7 +80,10 @@ async def test_a_write_from_another_host_needs_the_token(
 ):
     address = own_address()
     headers = {} if authorization is None else {"Authorization": authorization}
-    async with serving(mesh.facade, address, 0) as port, aiohttp.ClientSession() as session:
+    async with (
+        serving(mesh.facade, address, 0, exposure=INSECURE) as port,
+        aiohttp.ClientSession() as session,
+    ):
         url = f"http://{address}:{port}/api/services"
         async with session.post(url, data=BODY, headers=headers) as answer:
             assert (answer.status, answer.headers.get("WWW-Authenticate")) == (
@@ -105,7 +99,7 @@ async def test_without_a_token_no_other_host_may_write(tmp_path: Path):
     address = own_address()
     async with (
         served(tmp_path) as mesh,
-        serving(mesh.facade, address, 0) as port,
+        serving(mesh.facade, address, 0, exposure=INSECURE) as port,
         aiohttp.ClientSession() as session,
         session.post(f"http://{address}:{port}/api/services", data=BODY) as answer,
     ):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
+import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
@@ -16,7 +17,9 @@ from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.views.http import answers, inputs, openapi, problems
 from pmoves_mesh.views.http.facade import FACADE, Facade
-from pmoves_mesh.views.http.guard import check_may_write
+from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
+from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
+from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.routes import ROUTES, Route
 
@@ -25,12 +28,18 @@ WAIT_POSITION_S: Final = 5.0
 _KEEPALIVE_S: Final = 75.0
 _LINGER_S: Final = 1.0
 _STOP_S: Final = 0.5
+_GONE_TURNS_MAX: Final = 100
+_NOT_EXPOSED: Final = Exposure()
+_USUAL: Final = Bounds()
+
+_log: Final = structlog.get_logger(__name__)
 
 
-def build_app(facade: Facade) -> web.Application:
+def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     """Returns the aiohttp application that serves `facade`."""
     app = web.Application(middlewares=[problems.answer_problems], client_max_size=BODY_BYTES_MAX)
     app[FACADE] = facade
+    app[LIMITS] = Limits(bounds, facade.clock)
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
     app[OPENAPI] = openapi.document(ROUTES)
     app.on_response_prepare.append(answers.finish_headers)
@@ -42,7 +51,9 @@ def build_app(facade: Facade) -> web.Application:
 
 
 @asynccontextmanager
-async def serving(facade: Facade, host: str, port: int) -> AsyncIterator[int]:
+async def serving(
+    facade: Facade, host: str, port: int, *, exposure: Exposure = _NOT_EXPOSED, bounds: Bounds = _USUAL
+) -> AsyncIterator[int]:
     """Serves `facade` while the context lasts, and yields the port; its end takes at most 2 s.
 
     A request that is not HTTP at all is answered by aiohttp itself, with 400 and one line of text.
@@ -51,38 +62,91 @@ async def serving(facade: Facade, host: str, port: int) -> AsyncIterator[int]:
         facade: what is served.
         host: the address to listen on.
         port: the port to listen on; 0 picks a free one.
+        exposure: how other hosts may reach it, where the address is not loopback.
+        bounds: what a client may take.
 
     Raises:
-        StartError: if it cannot listen there.
+        StartError: if it cannot listen there, or other hosts would reach it without TLS.
+        PkiError: if the files for TLS cannot be used.
     """
-    runner = web.AppRunner(
-        build_app(facade),
-        access_log=None,
-        logger=_protocol_log(),
-        keepalive_timeout=_KEEPALIVE_S,
-        lingering_time=_LINGER_S,
-        shutdown_timeout=_STOP_S,
-        auto_decompress=False,
-    )
-    await runner.setup()
+    sockets = await bind(host, port)
     try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            problem = f"port {port} is taken" if taken else error.strerror or str(error)
-            raise StartError(f"cannot listen on {host} port {port}: {problem}") from error
-        yield site.port
+        local = is_local(sockets)
+        if not local:
+            _check_exposure(host, exposure)
+        runner = web.AppRunner(build_app(facade, bounds), shutdown_timeout=_STOP_S)
+        await runner.setup()
+        connections = _Connections(runner, bounds)
+        listener = None if local else Listener(sockets, connections.make, exposure, bounds)
+    except BaseException:
+        for one in sockets:
+            one.close()
+        raise
+    servers: list[asyncio.Server] = []
+    try:
+        if listener:
+            listener.start()
+        else:
+            loop = asyncio.get_running_loop()
+            servers += [await loop.create_server(connections.make, sock=one) for one in sockets]
+        yield sockets[0].getsockname()[1]
     finally:
+        if listener:
+            await listener.close()
+        for server in servers:
+            server.close()
         await runner.cleanup()
+        await connections.end()
+
+
+class _Connections:
+    """Makes the connections of one server, and sees them gone."""
+
+    def __init__(self, runner: web.AppRunner, bounds: Bounds) -> None:
+        self._runner = runner
+        self._open: set[HttpConnection] = set()
+        self._options: Final[dict[str, Any]] = {
+            "header_s": bounds.header_s,
+            "keepalive_timeout": _KEEPALIVE_S,
+            "lingering_time": _LINGER_S,
+            "access_log": None,
+            "logger": _protocol_log(),
+            "auto_decompress": False,
+        }
+
+    def make(self, *, on_end: Callable[[], None] | None = None) -> HttpConnection:
+        """Returns the protocol of a new connection."""
+        server = self._runner.server
+        if server is None:
+            raise ConnectionAbortedError("the server has ended")
+        return HttpConnection(server, live=self._open, on_end=on_end, **self._options)
+
+    async def end(self) -> None:
+        """Ends what is still open: a TLS client may take its time to say goodbye, and gets none."""
+        for connection in tuple(self._open):
+            connection.abort()
+        for _ in range(_GONE_TURNS_MAX):
+            if not self._open:
+                return
+            await asyncio.sleep(0)  # each of them is told in a turn of the loop
+
+
+def _check_exposure(host: str, exposure: Exposure) -> None:
+    if exposure.insecure:
+        _log.warning("PMOVES_INSECURE_HTTP=1: other hosts use the HTTP API without TLS", host=host)
+    elif exposure.tls is None:
+        raise StartError(
+            f"SERVICE_REGISTRY_HOST={host} is reached by other hosts: that needs TLS, and so an identity "
+            "of this node, or PMOVES_INSECURE_HTTP=1"
+        )
 
 
 def _handler(route: Route) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         replica = request.app[FACADE].replica
-        if route.writes:
-            check_may_write(request)
+        request.app[LIMITS].check(request.remote or "", route.cost)
+        if route.guard is not None:
+            route.guard(request)
         if route.waits and (position := inputs.parse_position(request)):
             await replica.wait_position(position, WAIT_POSITION_S)
         position = replica.position

@@ -9,7 +9,9 @@ from typing import Final
 from aiohttp import web
 from msgspec import Struct
 
-from pmoves_mesh.ports import Registrar
+from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core.trust import SignerKind
+from pmoves_mesh.ports import Clock, Enroller, Registrar
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Rejection
 
@@ -60,6 +62,58 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
     warnings: Sequence[str]
 
 
+class CertificateFacts(Struct, frozen=True, kw_only=True):
+    """A certificate with which an identity of the mesh speaks.
+
+    Attributes:
+        identity: the SPIFFE ID.
+        name: its last part.
+        fingerprint: SHA-256 of the certificate (DER), in hex.
+        root: fingerprint of the CA certificate that it chains to.
+        not_after: when it ends.
+        seconds_left: until then; negative once it has ended.
+        revoked: whether it was revoked.
+    """
+
+    identity: str
+    kind: SignerKind
+    name: str
+    fingerprint: str
+    root: str
+    not_after: str
+    seconds_left: float
+    revoked: bool
+
+
+class TrustReport(Struct, frozen=True, kw_only=True):
+    """Whom the mesh believes, as this agent sees it.
+
+    Attributes:
+        node: the node that answers.
+        enrols: whether it gives certificates.
+        roots: the CA certificates that hold, PEM, the issuing one first.
+        ca: their fingerprints, in the same order.
+        retired: fingerprints of the CA certificates that no longer hold.
+        certificates: those with which the nodes of the mesh speak now.
+        revoked: fingerprints of the certificates that were revoked.
+        rejected: how many events were refused, by reason.
+        rejections: the latest of those.
+        tokens_pending: how many join tokens could still be used; None where they are not kept.
+    """
+
+    mesh: str
+    node: str
+    enrols: bool
+    roots: Sequence[str]
+    ca: Sequence[str]
+    retired: Sequence[str]
+    certificates: Sequence[CertificateFacts]
+    revoked: Sequence[str]
+    rejected: Mapping[str, int]
+    rejections: Sequence[Rejection]
+    tokens_pending: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facade:
     """Everything that the routes need.
@@ -70,7 +124,11 @@ class Facade:
         node: this node's name; its own instances are preferred among equals.
         describe: what `/api/status` says of this agent.
         token: what a write from another host must carry; None lets none write.
-        names: by which names programs of this host may call it, beside localhost and addresses.
+        names: by which names it may be called, beside localhost and addresses.
+        clock: the time, for what is counted and for certificates.
+        enroller: who gives certificates; None where the CA is not kept.
+        local_secret: what programs of this host know that may ask for identities of services.
+        trust_report: what `/api/trust` says; None to say what the replica knows.
     """
 
     replica: Replica
@@ -79,6 +137,10 @@ class Facade:
     describe: Callable[[], RegistryFacts]
     token: str | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
+    clock: Clock = field(default_factory=SystemClock)
+    enroller: Enroller | None = None
+    local_secret: str | None = field(default=None, repr=False)
+    trust_report: Callable[[], TrustReport] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)

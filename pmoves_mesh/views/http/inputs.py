@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,6 +15,8 @@ from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.views.http.shapes import Wanted
 
 BODY_TIMEOUT_S: Final = 10.0
+
+_Shape = TypeVar("_Shape")
 
 _TRUE: Final = frozenset({"", "true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
@@ -110,22 +112,37 @@ def capabilities(body: bytes) -> tuple[str, ...]:
     return parse_capabilities([names] if isinstance(names, str) else names)
 
 
-async def read_body(request: web.Request) -> bytes:
+def decode(body: bytes, wanted: type[_Shape]) -> _Shape:
+    """Returns a body as what it should be.
+
+    Raises:
+        BodyNotJsonError: if it is not JSON.
+        InvalidFieldError: if a field is missing or wrong.
+    """
+    _check_json(body)
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        raise InvalidFieldError(place.rstrip("`") or "body", problem) from None
+
+
+async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """Returns the body, whatever its content type.
 
     Raises:
-        HTTPException: 413 above 1 MiB, 408 if it does not arrive within 10 s, 400 if its framing is broken.
+        HTTPException: 413 above `bytes_max`, 408 if it takes longer than 10 s, 400 if its framing is broken.
     """
     size = request.content_length
-    if size is not None and size > BODY_BYTES_MAX:
-        raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, size)
+    if size is not None and size > bytes_max:
+        raise web.HTTPRequestEntityTooLarge(bytes_max, size)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
                 body += chunk
-                if len(body) > BODY_BYTES_MAX:
-                    raise web.HTTPRequestEntityTooLarge(BODY_BYTES_MAX, len(body))
+                if len(body) > bytes_max:
+                    raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except web.RequestPayloadError:

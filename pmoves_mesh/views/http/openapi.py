@@ -91,7 +91,7 @@ def _types(routes: Sequence[Route]) -> list[Any]:
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     parameters = (*route.parameters, MIN_POSITION) if route.waits else route.parameters
-    statuses = dict(route.answers)
+    statuses = dict(route.answers) | {429: Problem}
     if route.waits:
         statuses |= {422: Problem, 503: Problem}
     operation: dict[str, Any] = {

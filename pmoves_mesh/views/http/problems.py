@@ -6,6 +6,7 @@ Source: RFC 9457.
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 import structlog
@@ -15,13 +16,19 @@ from msgspec import UNSET
 
 from pmoves_mesh.errors import (
     CapacityError,
+    CertificateRequestRejected,
+    EnrolmentRefusedError,
     InvalidFieldError,
     LogUnavailable,
     MeshError,
     NotFoundError,
     NothingKnownError,
     NotOwnerError,
+    PkiError,
+    RateLimitedError,
     ReplicaBehindError,
+    SequenceConflict,
+    ServiceForbiddenError,
     StoreError,
     WriteRefusedError,
 )
@@ -35,6 +42,20 @@ RETRY_AFTER_S: Final = 1
 _FAULT: Final = "this agent has a fault; its log says more"
 _STORE: Final = "the local database cannot be read or written; the agent's log says more"
 
+# Errors that need no more than a status, and perhaps the field at fault; the first that fits counts.
+_PLAIN: Final[tuple[tuple[type[MeshError], int, str | None], ...]] = (
+    (NotFoundError, 404, None),
+    (ServiceForbiddenError, 403, "name"),
+    (CertificateRequestRejected, 422, "csr"),
+    (RateLimitedError, 429, None),
+    # Not 429: asking slower does not help, deregistering does. Source: RFC 4918 section 11.5.
+    (CapacityError, 507, None),
+    (LogUnavailable, 503, None),
+    (SequenceConflict, 503, None),
+    (NothingKnownError, 503, None),
+    (PkiError, 503, None),
+)
+
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -47,9 +68,9 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
         return _of_protocol(error)
     except MeshError as error:
         problem = of_error(error)
-        if problem.status == 500 or isinstance(error, StoreError):
+        if problem.status == 500 or (problem.status == 503 and isinstance(error, StoreError | PkiError)):
             _log.exception("request not served", method=request.method, path=request.path)
-        return respond(problem)
+        return respond(problem, retry_after_s=_retry_after_s(error))
     except ConnectionError:
         raise  # the client is gone
     except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
@@ -65,23 +86,19 @@ def of_error(error: MeshError) -> Problem:
             problem = problem_of(400, text, field=error.field)
         case InvalidFieldError():
             problem = problem_of(422, text, field=error.field)
-        case NotFoundError():
-            problem = problem_of(404, text)
         case NotOwnerError():
             problem = problem_of(409, text, nodes=error.nodes)
         case WriteRefusedError():
             problem = problem_of(401 if error.token_helps else 403, text)
-        case CapacityError():
-            # Not 429: asking slower does not help, deregistering does. Source: RFC 4918 section 11.5.
-            problem = problem_of(507, text)
+        case EnrolmentRefusedError():
+            problem = problem_of(403, text, reason=error.reason)
         case ReplicaBehindError():
             problem = problem_of(503, text, position=error.position)
-        case LogUnavailable() | NothingKnownError():
-            problem = problem_of(503, text)
         case StoreError():
             problem = problem_of(503, _STORE)
         case _:
-            problem = problem_of(500, _FAULT)
+            found = next(((status, field) for kind, status, field in _PLAIN if isinstance(error, kind)), None)
+            problem = problem_of(found[0], text, field=found[1]) if found else problem_of(500, _FAULT)
     return problem
 
 
@@ -90,6 +107,7 @@ def problem_of(
     detail: str,
     *,
     field: str | None = None,
+    reason: str | None = None,
     nodes: tuple[str, ...] = (),
     position: int | None = None,
 ) -> Problem:
@@ -99,21 +117,31 @@ def problem_of(
         status=status,
         detail=detail,
         field=UNSET if field is None else field,
+        reason=UNSET if reason is None else reason,
         nodes=nodes or UNSET,
         position=UNSET if position is None else position,
     )
 
 
-def respond(problem: Problem) -> web.Response:
-    """Returns a problem as the answer to a request."""
+def respond(problem: Problem, *, retry_after_s: int | None = None) -> web.Response:
+    """Returns a problem as the answer to a request.
+
+    Args:
+        problem: what is said.
+        retry_after_s: seconds after which asking again may help, where the status does not tell.
+    """
     response = web.Response(status=problem.status, body=encode(problem), content_type=PROBLEM_JSON)
     if problem.status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-    if problem.status == 503:
-        response.headers[hdrs.RETRY_AFTER] = str(RETRY_AFTER_S)
+    if problem.status == 503 or retry_after_s is not None:
+        response.headers[hdrs.RETRY_AFTER] = str(retry_after_s or RETRY_AFTER_S)
     if problem.status in {408, 413}:
         response.force_close()  # what else the client still sends is not read
     return response
+
+
+def _retry_after_s(error: MeshError) -> int | None:
+    return max(1, ceil(error.retry_after_s)) if isinstance(error, RateLimitedError) else None
 
 
 def _of_protocol(error: web.HTTPException) -> web.Response:

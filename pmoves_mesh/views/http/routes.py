@@ -10,9 +10,14 @@ from msgspec import Meta, Struct
 
 from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
 from pmoves_mesh.core.registration import Registration
-from pmoves_mesh.views.http import reads, writes
+from pmoves_mesh.ports import IssuedIdentity
+from pmoves_mesh.views.http import enrolment, guard, reads, trust, writes
 from pmoves_mesh.views.http.answers import Answer
+from pmoves_mesh.views.http.facade import TrustReport
+from pmoves_mesh.views.http.limits import Cost
 from pmoves_mesh.views.http.shapes import (
+    CertificateWanted,
+    EnrolmentRequest,
     Health,
     Index,
     NodeAnswer,
@@ -20,6 +25,7 @@ from pmoves_mesh.views.http.shapes import (
     Problem,
     Ready,
     Registered,
+    RenewalRequest,
     ServiceAnswer,
     ServiceList,
     Status,
@@ -48,7 +54,8 @@ class Route(Struct, frozen=True, kw_only=True):
         answers: the type of the body for each status; None where it has none of ours.
         body: the type of the request's body; None if it has none.
         waits: whether `min_position` is heeded.
-        writes: whether it changes something, and so is guarded.
+        guard: checks who may ask, before anything is read of the body; None lets everybody.
+        cost: what a request counts as, where there are limits.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -59,7 +66,8 @@ class Route(Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
     waits: bool = False
-    writes: bool = False
+    guard: Callable[[web.Request], None] | None = None
+    cost: Cost = "read"
 
 
 MIN_POSITION: Final = Parameter(
@@ -89,6 +97,7 @@ _FILTER: Final = (
     _NODE,
     Parameter(name="name", type=Label, meaning="Only instances of this service."),
 )
+_REFUSALS: Final = dict.fromkeys((400, 403, 404, 408, 413, 422, 503), Problem)
 
 ROUTES: Final = (
     Route(
@@ -116,7 +125,8 @@ ROUTES: Final = (
         | dict.fromkeys((400, 401, 403, 404, 408, 413, 422, 503, 507), Problem),
         parameters=(_WAIT,),
         body=Registration,
-        writes=True,
+        guard=guard.check_may_write,
+        cost="write",
     ),
     Route(
         method="GET",
@@ -140,7 +150,8 @@ ROUTES: Final = (
             Parameter(name="id", type=InstanceId, meaning="Only this instance."),
             _WAIT,
         ),
-        writes=True,
+        guard=guard.check_may_write,
+        cost="write",
     ),
     Route(
         method="POST",
@@ -175,6 +186,44 @@ ROUTES: Final = (
         answers={200: NodeAnswer, 404: Problem},
         parameters=(Parameter(name="name", where="path", type=Label, meaning="The node's name."),),
         waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/trust",
+        handle=trust.trust,
+        summary="Show whom the mesh believes: its CA certificates, those of its nodes, and what was refused.",
+        answers={200: TrustReport},
+        waits=True,
+    ),
+    Route(
+        method="POST",
+        path="/api/enrol",
+        handle=enrolment.enrol,
+        summary="Let a host into the mesh, once for each token.",
+        answers={200: IssuedIdentity} | _REFUSALS,
+        body=EnrolmentRequest,
+        guard=guard.check_is_private,
+        cost="enrolment",
+    ),
+    Route(
+        method="POST",
+        path="/api/renew",
+        handle=enrolment.renew,
+        summary="Give a new certificate to whoever holds the key of one that was not revoked.",
+        answers={200: IssuedIdentity} | _REFUSALS,
+        body=RenewalRequest,
+        guard=guard.check_is_private,
+        cost="enrolment",
+    ),
+    Route(
+        method="POST",
+        path="/api/certificates",
+        handle=enrolment.certify,
+        summary="Give a service an identity of its own, for a node, an operator or a program of this host.",
+        answers={200: IssuedIdentity, 401: Problem} | _REFUSALS,
+        body=CertificateWanted,
+        guard=guard.check_may_vouch,
+        cost="write",  # who may ask is known by then, and a node may have many services
     ),
     Route(
         method="GET",

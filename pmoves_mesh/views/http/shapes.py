@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pmoves_mesh.core.query import InstanceView, NodeView
 from pmoves_mesh.views.http.facade import RegistryFacts
+
+ShortText = Annotated[str, Meta(min_length=1, max_length=256)]
+Pem = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
 
 
 class Index(Struct, frozen=True, kw_only=True):
@@ -89,6 +92,44 @@ class Ready(Struct, frozen=True, kw_only=True):
     stale_s: float
 
 
+class EnrolmentRequest(Struct, frozen=True, kw_only=True):
+    """The body of `POST /api/enrol`: a token, and the key that is to be certified for it.
+
+    Attributes:
+        token: the public part of the token.
+        secret: its secret part.
+        csr: PKCS #10, PEM: the key, and the node that wants to join.
+    """
+
+    token: ShortText
+    secret: ShortText
+    csr: Pem
+
+
+class RenewalRequest(Struct, frozen=True, kw_only=True):
+    """The body of `POST /api/renew`.
+
+    Attributes:
+        certificate: PEM: the one to be replaced; it may have ended.
+        csr: PKCS #10, PEM, signed with the same key.
+    """
+
+    certificate: Pem
+    csr: Pem
+
+
+class CertificateWanted(Struct, frozen=True, kw_only=True):
+    """The body of `POST /api/certificates`.
+
+    Attributes:
+        name: the service's.
+        csr: PKCS #10, PEM.
+    """
+
+    name: ShortText
+    csr: Pem
+
+
 class Wanted(Struct, frozen=True, kw_only=True):
     """The body of `POST /api/discover`, unless it is the bare list."""
 
@@ -100,6 +141,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
     Attributes:
         field: the field or parameter at fault.
+        reason: one word for why an identity is not given, such as `token_used`.
         nodes: who owns what the caller tried to change.
         position: how far this replica is.
         stale_s: seconds since this replica was last current; null if it never was.
@@ -112,6 +154,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     status: int
     detail: str
     field: str | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
     nodes: tuple[str, ...] | UnsetType = UNSET
     position: int | UnsetType = UNSET
     stale_s: float | UnsetType | None = UNSET

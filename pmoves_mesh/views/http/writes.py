@@ -10,6 +10,7 @@ from pmoves_mesh.errors import ServiceNotFound
 from pmoves_mesh.views.http import inputs
 from pmoves_mesh.views.http.answers import Answer, encode
 from pmoves_mesh.views.http.facade import FACADE
+from pmoves_mesh.views.http.guard import check_service
 from pmoves_mesh.views.http.shapes import Registered, Unregistered
 
 
@@ -18,6 +19,7 @@ async def register(request: web.Request) -> Answer:
     facade = request.app[FACADE]
     wait = inputs.parse_wait(request)
     wanted = inputs.registration(await inputs.read_body(request))
+    check_service(request, wanted.name.strip().lower())
     receipt = await facade.registrar.register(wanted, wait=wait)
     registry = facade.replica.registry
     entry = registry.entry(receipt.instance.key)
@@ -30,6 +32,7 @@ async def deregister(request: web.Request) -> Answer:
     """Answers `DELETE /api/services/{name}`: statuses as for `register`."""
     name = request.match_info["name"].lower()
     instance_id = request.query.get("id", "")
+    check_service(request, name)
     position = await request.app[FACADE].registrar.deregister(
         name,
         node=inputs.parse_name(request, "node"),
