@@ -20,7 +20,7 @@ from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
-from pmoves_mesh.ports import Bucket, EventLog, LogMessage
+from pmoves_mesh.ports import Bucket, EventLog, LogBounds, LogMessage
 from pmoves_mesh.verifier import Verifier
 
 _CONNECT_S: Final = 5.0
@@ -61,10 +61,15 @@ async def audit(log: EventLog, registry: Bucket, verifier: Verifier) -> Report:
     await verifier.learn_roots(registry)
     await verifier.admit_all()
     bounds = await log.bounds()
-    walk = _Walk(verifier, bounds.first)
+    walk = _Walk(verifier, bounds)
     await walk.begin(registry)
-    if bounds.first > bounds.last:
-        return walk.audit.report()
+    if bounds.first <= bounds.last:
+        await _follow(log, walk, bounds)
+    await walk.compare(registry, log)
+    return walk.audit.report()
+
+
+async def _follow(log: EventLog, walk: _Walk, bounds: LogBounds) -> None:
     async for batch in log.tail(bounds.first - 1):
         if batch.pending is None:
             raise LogUnavailable("the connection to NATS was lost in the middle of the audit")
@@ -72,33 +77,27 @@ async def audit(log: EventLog, registry: Bucket, verifier: Verifier) -> Report:
             if message.position <= bounds.last:
                 await walk.check(message)
         if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= bounds.last):
-            break
+            return
         await asyncio.sleep(0)
-    return walk.audit.report()
 
 
 class _Walk:
     """What is known on the way: which certificates and roots hold at the position that was reached."""
 
-    def __init__(self, verifier: Verifier, first: int) -> None:
-        self.audit: Final = Audit(first)
+    def __init__(self, verifier: Verifier, bounds: LogBounds) -> None:
+        self.audit: Final = Audit(bounds.first)
         self._verifier = verifier
-        self._first = first
+        self._first = bounds.first
+        self._last = bounds.last
         self._decreed = Registry()
         self._roots_at = 0
 
     async def begin(self, registry: Bucket) -> None:
         """Takes from the bucket what was decreed before the stream's first event."""
         async for entry in registry.load(_REVOCATIONS):
-            record = records.readable(entry.value)
-            if record is None or record.position >= self._first:
-                continue
-            message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
-            try:
-                for one in await self._verifier.unseal(message):
-                    self._heed(one, record.position)
-            except RemoteProtocolError as error:
-                self._verifier.refuse(message, error)
+            for one, position in await self._recorded(entry.value):
+                if position < self._first:
+                    self._heed(one, position)
         roots = await registry.get(records.ROOTS_KEY)
         record = records.readable(roots.value) if roots else None
         self._roots_at = record.position if record else 0
@@ -124,6 +123,33 @@ class _Walk:
         for one in verified:
             self._heed(one, position)
         self.audit.accept(sealed, verified, position)
+
+    async def compare(self, registry: Bucket, log: EventLog) -> None:
+        """Asks the registry bucket for events that the stream should hold, after the walk through it."""
+        lacking = [
+            (one, position)
+            async for entry in registry.load()
+            for one, position in await self._recorded(entry.value)
+            if position >= self._first and self.audit.lacks(one)
+        ]
+        last = (await log.bounds()).last
+        for one, position in sorted(lacking, key=lambda each: each[1]):
+            # What came since the walk began is not missing: nobody looked for it.
+            if not self._last < position <= last:
+                self.audit.miss(one, position)
+
+    async def _recorded(self, value: bytes) -> list[tuple[VerifiedEvent, int]]:
+        """Returns what a record of the bucket states, if it may be believed, and its position."""
+        record = records.readable(value)
+        if record is None:
+            return []
+        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        try:
+            verified = await self._verifier.unseal(message)
+            self._check_revoked(verified, record.position)
+        except RemoteProtocolError:
+            return []  # what is wrong with the bucket says nothing of the stream
+        return [(one, record.position) for one in verified]
 
     def _check_revoked(self, verified: tuple[VerifiedEvent, ...], position: int) -> None:
         for one in verified:

@@ -4,6 +4,8 @@ An agent asks of an event whether it may be believed. An audit asks of the strea
 still what its authors wrote: every event signed by whoever may state it, and every event of a
 node following on the one that the node stated before.
 
+The registry bucket is a second witness: what it holds of the stream's time must be in the stream.
+
 What a node repeats (an announcement, the older word for a removal) has a time to live, so it may
 be missing, and positions with it; it is no link of the chain. Events of witnesses and operators
 name none before them.
@@ -41,7 +43,8 @@ _RECENT_MAX: Final = 512
 """More than a node sends once more after a crash: its outbox forgets up to 256 at a time."""
 
 _FIRST_REVISION: Final = 1
-_UNCHAINED: Final = (NodeLost, InstanceExpired, InstanceEvicted, CertificatesRevoked, RootsRotated)
+_DECREES: Final = (InstanceEvicted, CertificatesRevoked, RootsRotated)
+_UNCHAINED: Final = (NodeLost, InstanceExpired)
 
 _NO_BEGINNING: Final = (
     "it follows on an event that is not in the stream, which begins here: "
@@ -52,6 +55,7 @@ _FOLLOWS_NOTHING: Final = "it follows on nothing, in the middle of its node's hi
 _FOLLOWED_TWICE: Final = "it follows on an event that another one followed on already"
 _REPEATS_MISSING: Final = "it repeats an event of its node that is not in the stream"
 _PLACE_TAKEN: Final = "another event has its place in its node's order already"
+_CUT: Final = "the registry bucket holds it, and it is not in the stream"
 _BEFORE: Final = "it stands before the event of its node that it follows on"
 
 
@@ -62,7 +66,8 @@ class Finding(Struct, frozen=True, kw_only=True):
         position: where it shows.
         signer: SPIFFE ID, or what the event names in its place.
         reason: that of a refusal, or of the chain: `gap` an event is missing before this one,
-            `order` it stands before the one it follows on, `fork` another has its place already.
+            `order` it stands before the one it follows on, `fork` another has its place already,
+            `cut` the registry bucket holds it and the stream does not; its position is the bucket's.
     """
 
     position: int
@@ -145,6 +150,7 @@ class Audit:
         self._chains: dict[str, _Chain] = {}
         self._refused: dict[str, None] = {}
         self._awaited: dict[str, int] = {}
+        self._decrees: set[str] = set()
 
     def accept(self, sealed: SealedEvent, verified: Sequence[VerifiedEvent], position: int) -> None:
         """Takes a message that may be believed, and what it states."""
@@ -152,7 +158,9 @@ class Audit:
         self._kinds[sealed.subject] += 1
         for one in verified[:1]:
             self._signers[one.signer] += 1
-            if one.verified and not isinstance(one.event, _UNCHAINED):
+            if isinstance(one.event, _DECREES):
+                self._decrees.add(one.digest)
+            elif one.verified and not isinstance(one.event, _UNCHAINED):
                 self._link(sealed, one, position)
 
     def refuse(
@@ -177,6 +185,31 @@ class Audit:
                 signer=signer,
                 reason=error.reason,
                 detail=str(error)[:300],
+            )
+        )
+
+    def lacks(self, verified: VerifiedEvent) -> bool:
+        """Returns whether the stream should hold an event that is known from elsewhere, and does not.
+
+        Nothing follows on the last event of a node, nor on a decree, so only this shows that one is gone.
+        """
+        event = verified.event
+        if isinstance(event, _DECREES):
+            return verified.digest not in self._decrees
+        if not verified.verified or isinstance(event, _UNCHAINED):
+            return False
+        chain = self._chains.get(event.node)
+        return chain is None or event.stamp > chain.stamp
+
+    def miss(self, verified: VerifiedEvent, position: int) -> None:
+        """Takes an event that the stream lacks."""
+        self._find(
+            Finding(
+                position=position,
+                subject=verified.event.subject,
+                signer=verified.signer,
+                reason="cut",
+                detail=_CUT,
             )
         )
 

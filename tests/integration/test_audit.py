@@ -188,6 +188,24 @@ def test_a_beginning_that_was_left_out_is_found(past: Past, edited: Callable[[Pa
     assert "begins here" in found.detail
 
 
+def test_a_last_word_that_was_cut_off_is_found_because_the_bucket_still_holds_it(
+    past: Past, edited: Callable[[Past], Report]
+):
+    last = max(at for at, each in enumerate(past) if each.said["node"] == "alpha")
+    report = edited([*past[:last], *past[last + 1 :]])
+    assert [(each.reason, each.position) for each in report.findings] == [("cut", last + 1)]
+    assert report.findings[0].signer == "spiffe://pmoves-mesh/node/alpha"
+
+
+def test_a_decree_that_was_left_out_is_found_because_the_bucket_still_holds_it(
+    past: Past, edited: Callable[[Past], Report]
+):
+    index = next(at for at, each in enumerate(past) if each.subject == "service.registry.evicted")
+    found = edited([*past[:index], *past[index + 1 :]]).findings[0]
+    assert (found.reason, found.subject) == ("cut", "service.registry.evicted")
+    assert found.signer == "spiffe://pmoves-mesh/operator/alpha"
+
+
 def test_two_messages_that_changed_places_are_found_at_the_first_of_them(
     past: Past, edited: Callable[[Past], Report]
 ):
