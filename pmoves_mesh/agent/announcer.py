@@ -21,7 +21,7 @@ from pmoves_mesh.core.event import (
     NodeAnnounced,
     NodeLeft,
 )
-from pmoves_mesh.core.model import ManifestEntry
+from pmoves_mesh.core.model import NEVER, ManifestEntry
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
@@ -109,13 +109,17 @@ class Announcer:
             _log.warning("not announced", detail=str(error))
 
     def _notice(self, applied: Applied) -> None:
-        if self._author.node in applied.change.nodes and self._is_contradicted():
+        change, own = applied.change, self._author.node
+        concerned = own in change.nodes or any(key.node == own for key in change.instances)
+        if concerned and self._is_contradicted():
             self._contradicted.set()
 
     def _is_contradicted(self) -> bool:
-        """Returns whether the mesh holds this node for lost, left, or someone it no longer is."""
+        """Returns whether the mesh holds this node for lost, left, robbed, or someone it no longer is."""
         node = self._replica.registry.nodes.get(self._author.node)
-        return node is not None and (node.status != "alive" or node.latest > self._author.stamp)
+        if node is None:
+            return False
+        return node.status != "alive" or bool(node.expired) or node.latest > self._author.stamp
 
     async def _wait(self, seconds: float) -> None:
         """Waits for the next announcement's time; a contradiction ends the wait, after a moment at least.
@@ -139,7 +143,8 @@ class Announcer:
     async def _reconcile(self) -> None:
         """States again what the stream no longer knows of this node, under a later incarnation if need be."""
         node = self._replica.registry.nodes.get(self._author.node)
-        if node is not None and (known := max(node.latest, node.lost)) > self._author.stamp:
+        said = (node.latest, node.lost, *node.expired.values()) if node is not None else (NEVER,)
+        if (known := max(said)) > self._author.stamp:
             _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
             await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()

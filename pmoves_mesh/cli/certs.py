@@ -12,6 +12,7 @@ from cryptography import x509
 
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, example, print_json, print_table
+from pmoves_mesh.cli.trust import revoke_command
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import parse_host
@@ -34,6 +35,9 @@ _ELSEWHERE: Final = ("192.0.2.1", 9)
 @click.group("certs", epilog=example("pmoves-mesh certs init", "pmoves-mesh certs show"))
 def certs_command() -> None:
     """Make or show the mesh's CA and the certificates in PMOVES_TLS_DIR."""
+
+
+certs_command.add_command(revoke_command)
 
 
 @certs_command.command("init", epilog=example("pmoves-mesh certs init"))

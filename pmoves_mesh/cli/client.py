@@ -32,10 +32,12 @@ class Answer:
 
     Attributes:
         fields: the object itself.
+        status: the HTTP status.
     """
 
-    def __init__(self, url: str, fields: dict[str, Any]) -> None:
+    def __init__(self, url: str, fields: dict[str, Any], status: int) -> None:
         self.fields: Final = fields
+        self.status: Final = status
         self._url = url
 
     def record(self, field: str) -> dict[str, Any]:
@@ -120,7 +122,7 @@ class AgentClient:
             raise click.ClickException(_problem(status, answer))
         if not isinstance(answer, dict):
             raise _not_an_agent(self.url)
-        return Answer(self.url, answer)
+        return Answer(self.url, answer, status)
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}

@@ -32,7 +32,7 @@ def migrate_command(*, stream: str | None, yes: bool) -> None:
     others is deleted. The latest registration of each service in it goes to a file in
     PMOVES_DATA_DIR.
     """
-    _only_errors()
+    only_errors()
     config = read_config()
     settings = nats_settings(config)
     in_the_way = asyncio.run(_plan(settings))
@@ -60,7 +60,7 @@ def rebuild_command() -> None:
     # Imported here: `migrate` needs nothing of the agent.
     from pmoves_mesh.agent.rebuild import run  # noqa: PLC0415 - see above
 
-    _only_errors()
+    only_errors()
     done = run(read_config())
     click.echo(
         f"rebuilt up to position {done.position}: {done.keys} keys, "
@@ -103,6 +103,6 @@ def _write(path: Path, payloads: list[bytes]) -> None:
         raise StartError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _only_errors() -> None:
+def only_errors() -> None:
     """Keeps the connection's log off the terminal: what matters comes as the command's one line."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

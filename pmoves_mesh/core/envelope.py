@@ -116,7 +116,7 @@ def seal(event: Event, identity: SigningIdentity, *, message_id: str | None = No
     """
     payload = wire.encode(event)
     if message_id is None:
-        message_id = f"{event.type}.{event.node}.{event.incarnation}.{event.revision}"
+        message_id = stamped_id(event)
     statement = _statement(wire.FORMAT, event.mesh, event.subject, message_id, payload)
     signature = base64.b64encode(identity.sign(statement)).decode()
     return SealedEvent(
@@ -129,6 +129,11 @@ def seal(event: Event, identity: SigningIdentity, *, message_id: str | None = No
             SIGNATURE: signature,
         },
     )
+
+
+def stamped_id(event: Event) -> str:
+    """Returns the message id that an event has unless its author gives it another: a repetition's differs."""
+    return f"{event.type}.{event.node}.{event.incarnation}.{event.revision}"
 
 
 def digest(sealed: SealedEvent, mesh: str) -> str:

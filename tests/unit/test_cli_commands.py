@@ -18,7 +18,10 @@ import click
 import pytest
 
 from pmoves_mesh import __version__
+from pmoves_mesh.agent.operator import Build
 from pmoves_mesh.cli.main import cli, main
+from pmoves_mesh.config import Config
+from pmoves_mesh.core.event import Event, InstanceEvicted
 
 SETTING_PREFIXES = ("PMOVES_", "SERVICE_", "NATS_", "MESH_", "NODE_")
 INSTANCE = {
@@ -379,6 +382,124 @@ def test_deregister_names_the_copy(run: Run, agent: ScriptedAgent):
     outcome = run(*arguments, SERVICE_REGISTRY_PORT=agent.port)
     assert outcome == (0, "unregistered: whisper\n", "")
     assert [asked[:2] for asked in agent.asked] == [("DELETE", "/api/services/whisper?node=alpha&id=main")]
+
+
+def test_a_registration_that_only_waits_in_the_outbox_says_so(run: Run, agent: ScriptedAgent):
+    agent.status, agent.answer = 202, {"status": "registered", "service": INSTANCE}
+    outcome = run("register", "whisper", "--port", "9000", SERVICE_REGISTRY_PORT=agent.port)
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "registered: whisper on alpha (10.0.0.7:9000)",
+        "known on this node; the others are told as soon as NATS can be reached",
+    ]
+
+
+@pytest.mark.parametrize(("status", "waiting"), [(200, False), (202, True)])
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["register", "whisper", "--port", "1", "--json"], {"status": "registered", "service": INSTANCE}),
+        (["deregister", "whisper", "--json"], {"status": "unregistered", "name": "whisper"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_as_json_a_write_is_the_agents_answer_and_whether_it_waits(
+    run: Run,
+    agent: ScriptedAgent,
+    arguments: list[str],
+    answer: dict[str, Any],
+    status: int,
+    *,
+    waiting: bool,
+):
+    agent.status, agent.answer = status, answer
+    outcome = run(*arguments, SERVICE_REGISTRY_PORT=agent.port)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out) == {**answer, "waiting": waiting}
+
+
+# Decreeing
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["whisper", "--force"],
+        ["a/b/c/d", "--force"],
+        ["alpha/whisper", "--force", "--node", "alpha"],
+        ["alpha/whisper", "--lift", "--id", "main"],
+        ["whisper", "--reason", "why"],
+    ],
+    ids=" ".join,
+)
+def test_an_eviction_names_node_and_service_and_nothing_else_does(run: Run, arguments: list[str]):
+    outcome = run("deregister", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Error: " in outcome.err
+
+
+def test_an_eviction_of_what_can_be_no_name_is_one_line(run: Run):
+    outcome = run("deregister", "al pha/whisper", "--force")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith("pmoves-mesh: node: 'al pha' is not ")
+
+
+@dataclass
+class ScriptedOperator:
+    """Takes every decree and remembers it, in the place of NATS."""
+
+    decreed: list[Event] = field(default_factory=list)
+
+    def run(self, config: Config, build: Build, _clock: object) -> int:
+        place = {"mesh": config.mesh, "node": "root", "incarnation": 1, "revision": 1}
+        self.decreed.append(build(place))
+        return 7
+
+
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch) -> ScriptedOperator:
+    scripted = ScriptedOperator()
+    monkeypatch.setattr("pmoves_mesh.agent.operator.run", scripted.run)
+    return scripted
+
+
+def test_an_eviction_says_whom_where_and_why(run: Run, agent: ScriptedAgent, operator: ScriptedOperator):
+    agent.answer = STATUS
+    port = {"SERVICE_REGISTRY_PORT": agent.port}
+    outcome = run("deregister", "Alpha/whisper", "--force", "--reason", "it lies", **port)
+    assert outcome == (0, "evicted: alpha/whisper (position 7)\n", "")
+    outcome = run("deregister", "alpha/whisper/main", "--lift", "--json", **port)
+    assert json.loads(outcome.out) == {
+        "status": "lifted",
+        "node": "alpha",
+        "service": "whisper",
+        "id": "main",
+        "position": 7,
+    }
+    head = {"mesh": "pmoves-mesh", "node": "alpha", "incarnation": 1, "revision": 1}
+    assert operator.decreed == [
+        InstanceEvicted(**head, service="whisper", operator="root", reason="it lies"),
+        InstanceEvicted(**head, service="whisper", id="main", operator="root", lifted=True),
+    ]
+    assert [asked[:2] for asked in agent.asked] == [("GET", "/api/status?min_position=7")] * 2
+
+
+def test_a_decree_is_made_without_an_agent_too(run: Run, operator: ScriptedOperator, unused_tcp_port: int):
+    outcome = run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=unused_tcp_port)
+    assert outcome == (0, "evicted: alpha/whisper (position 7, no agent answers here)\n", "")
+    assert run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=0).code == 0
+    assert len(operator.decreed) == 2
+
+
+def test_a_decree_that_the_mesh_refuses_is_no_success(
+    run: Run, agent: ScriptedAgent, operator: ScriptedOperator
+):
+    refusal = {"position": 7, "reason": "untrusted_issuer", "detail": "its CA was replaced"}
+    agent.answer = {**STATUS, "registry": {**STATUS["registry"], "rejections": [refusal]}}
+    outcome = run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=agent.port)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "the mesh refuses what stands at position 7: its CA was replaced" in outcome.err
+    assert operator.decreed
 
 
 # Setting up
