@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,6 +71,7 @@ class Facade:
         describe: what `/api/status` says of this agent.
         token: what a write from another host must carry; None lets none write.
         names: by which names programs of this host may call it, beside localhost and addresses.
+        metrics: returns the metrics as text and its content type, for a reader's `Accept`.
     """
 
     replica: Replica
@@ -79,6 +80,7 @@ class Facade:
     describe: Callable[[], RegistryFacts]
     token: str | None = field(default=None, repr=False)
     names: frozenset[str] = frozenset()
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)
