@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "register": _Entry("registration", "Register an instance of a service on this node."),
     "deregister": _Entry("registration", "Remove an instance of a service from this node."),
     "certs": _Entry("certs", "Make or show the CA and this node's identity."),
+    "doctor": _Entry("doctor", "Check this host for whatever may be wrong, and say what to do about it."),
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
     "migrate": _Entry("streams", "Free the mesh's subjects from an older JetStream stream."),
     "bucket": _Entry("streams", "Look after the bucket that holds the registry."),
