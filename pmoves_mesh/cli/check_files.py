@@ -29,7 +29,8 @@ _MIB: Final = 1 << 20
 _FREE_ALARM: Final = 128 * _MIB
 _FREE_WARNING: Final = 512 * _MIB
 _OTHERS: Final = 0o077
-_SECRET_FILES: Final = ("agent.secret",)
+_AGENT_FILE: Final = "agent.secret"
+_LEDGER: Final = "authority.db"
 _SECRET_NAME: Final = re.compile(r"PASSWORD|PASSPHRASE|TOKEN|SECRET|AUTHKEY")
 _CREDENTIALS_IN_URL: Final = re.compile(r"//[^/\s]*@")
 _SERVER_CERTIFICATES: Final = ("server.crt", "client.crt")
@@ -160,7 +161,8 @@ def _permissions(host: Host) -> Iterator[Complaint]:
     """No other user of this host may read a private key or a secret."""
     config = host.config
     paths = key_files(config.tls_dir, config.data_dir)
-    paths += [path for name in _SECRET_FILES if (path := config.data_dir / name).exists()]
+    kept = (config.data_dir / _AGENT_FILE, config.tls_dir / _LEDGER)
+    paths += [path for path in kept if path.exists()]
     if _holds_secret(Path(ENV_FILE)):
         paths.append(Path(ENV_FILE))
     for path in paths:

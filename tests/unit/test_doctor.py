@@ -186,9 +186,13 @@ def test_a_host_that_has_no_identity_and_cannot_make_one_is_an_alarm(patient: Pa
     assert patient.complaint("identity").what == "node alpha has no identity, and none can be made here"
 
 
-@pytest.mark.parametrize("name", ["tls/ca.key", "tls/server.key", "data/identity/node.key"])
+@pytest.mark.parametrize(
+    "name",
+    ["tls/ca.key", "tls/server.key", "tls/authority.db", "data/identity/node.key", "data/agent.secret"],
+)
 def test_a_private_key_that_others_can_read_is_an_alarm(patient: Patient, name: str):
     path = patient.directory / name
+    path.touch()
     path.chmod(0o640)
     found = patient.complaint("permissions")
     assert found.what == f"{path} can be used by others than its owner (mode 0640)"
