@@ -37,11 +37,13 @@ nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS
 test: $(DEV) ## Run every test; one whose real thing is not there says so
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(DEV) ## Check style, types and who imports whom
+lint: $(DEV) ## Check style, types, who imports whom, secrets in the tree and vulnerable dependencies
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python .ci/secret_scan.py
+	@$(BIN)/python .ci/dependency_audit.py
 
 bench: $(DEV) ## Measure against the figures in DESIGN.md
 	@$(BIN)/python -m benchmarks

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+
+from pmoves_mesh.config import Config, Secret, load
+from pmoves_mesh.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pmoves_mesh"
@@ -28,6 +32,7 @@ WORDS_MIN = 3
 # Spelled in parts, so that this file does not find itself.
 LEFT_FOR_LATER = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]))
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:" + "|".join(["ho" + "me", "wor" + "k", "Use" + "rs"]) + r")/\w")
+SECRET_NAME = re.compile(r"PASSW|PASSPHRASE|SECRET|TOKEN|AUTH_?KEY|API_?KEY")
 PRIVATE_KEY = re.compile(b"-----BEGIN [A-Z ]*PRIVATE" + b" KEY-----\n[A-Za-z0-9+/=]{16}")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -165,3 +170,73 @@ def test_every_pinned_dependency_has_a_hash_and_names_no_index(lock: str):
     assert all("--hash=sha256:" in requirement for requirement in requirements)
     assert "://" not in text
     assert not re.search(r"^ *(-i|--index-url|--extra-index-url|--find-links|-f) ", text, re.MULTILINE)
+
+
+def test_no_setting_that_is_a_secret_has_a_default():
+    secret = {setting.name: setting.default for setting in SETTINGS if SECRET_NAME.search(setting.name)}
+    assert {"SERVICE_REGISTRY_TOKEN", "NATS_PASSWORD", "MESH_PASSPHRASE"} <= secret.keys()
+    assert not {name: default for name, default in secret.items() if default}
+    assert not [setting.name for setting in SETTINGS if "@" in setting.default]
+
+
+def test_every_secret_of_the_configuration_is_none_until_it_is_set(tmp_path: Path):
+    names = [name for name, kind in get_type_hints(Config).items() if Secret in get_args(kind)]
+    config = load({}, tmp_path)
+    assert len(names) > 3
+    assert not [name for name in names if getattr(config, name) is not None]
+
+
+def test_no_literal_in_the_package_is_a_password_or_a_token():
+    assert not [
+        f"{name_of(path)}:{value.lineno}: {name}"
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        for name, value in named_values(node)
+        if SECRET_NAME.search(name.upper()) and is_text(value)
+    ]
+
+
+def named_values(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """Yields the names that a piece of code gives values to: variables, defaults, arguments, keys."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            yield from ((ast.unparse(target), value) for target in targets)
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            yield ast.unparse(target), value
+        case ast.keyword(arg=str(name), value=value):
+            yield name, value
+        case ast.Dict(keys=keys, values=values):
+            yield from (
+                (str(key.value), value)
+                for key, value in zip(keys, values, strict=True)
+                if isinstance(key, ast.Constant)
+            )
+        case ast.arguments(args=named, defaults=defaults, kwonlyargs=only, kw_defaults=only_defaults):
+            late = [*node.posonlyargs, *named][len(node.posonlyargs) + len(named) - len(defaults) :]
+            yield from ((one.arg, default) for one, default in zip(late, defaults, strict=True))
+            yield from ((one.arg, value) for one, value in zip(only, only_defaults, strict=True) if value)
+
+
+def is_text(value: ast.expr) -> bool:
+    """Whether an expression is a literal text that is not empty, or wraps one in `Secret`."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Secret":
+        return any(map(is_text, value.args))
+    return isinstance(value, ast.Constant) and isinstance(value.value, str | bytes) and bool(value.value)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "password = 'x'",
+        "token: str = 'x'",
+        "def f(a, token='x'): ...",
+        "def f(*, api_secret=b'x'): ...",
+        "connect(password='x')",
+        "{'nats_token': 'x'}",
+        "token = Secret('x')",
+        "self.passphrase = 'x'",
+    ],
+)
+def test_a_literal_secret_would_be_found_wherever_it_stands(code: str):
+    found = [pair for node in ast.walk(ast.parse(code)) for pair in named_values(node)]
+    assert [name for name, value in found if SECRET_NAME.search(name.upper()) and is_text(value)]

@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "deregister": _Entry("registration", "Remove an instance of a service from this node."),
     "certs": _Entry("certs", "Make or show the CA and this node's identity."),
     "audit": _Entry("audit", "Check every signature and every link of the mesh's whole past."),
+    "doctor": _Entry("doctor", "Check this host for whatever may be wrong, and say what to do about it."),
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
     "migrate": _Entry("streams", "Free the mesh's subjects from an older JetStream stream."),
     "bucket": _Entry("streams", "Look after the bucket that holds the registry."),

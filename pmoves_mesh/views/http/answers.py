@@ -14,6 +14,7 @@ from msgspec import Struct
 from pmoves_mesh.views.http.facade import FACADE
 
 JSON: Final = "application/json"
+TEXT: Final = "text/plain"
 POSITION: Final = "X-Mesh-Position"
 STALE: Final = "X-Mesh-Stale"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -129,6 +129,7 @@ class Facade:
         enroller: who gives certificates; None where the CA is not kept.
         local_secret: what programs of this host know that may ask for identities of services.
         trust_report: what `/api/trust` says; None to say what the replica knows.
+        metrics: returns the metrics as text and its content type, for a reader's `Accept`.
     """
 
     replica: Replica
@@ -141,6 +142,7 @@ class Facade:
     enroller: Enroller | None = None
     local_secret: str | None = field(default=None, repr=False)
     trust_report: Callable[[], TrustReport] | None = None
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)

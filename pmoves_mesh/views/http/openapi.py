@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 import pmoves_mesh
-from pmoves_mesh.views.http.answers import JSON, POSITION, STALE, encode
+from pmoves_mesh.views.http.answers import JSON, POSITION, STALE, TEXT, encode
 from pmoves_mesh.views.http.problems import PROBLEM_JSON
 from pmoves_mesh.views.http.routes import MIN_POSITION, Parameter, Route
 from pmoves_mesh.views.http.shapes import Problem
@@ -121,7 +121,7 @@ def _parameter(parameter: Parameter, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _response(status: int, shape: Any, schemas: _Schemas) -> dict[str, Any]:
-    content_type = PROBLEM_JSON if shape is Problem else JSON
+    content_type = {Problem: PROBLEM_JSON, str: TEXT}.get(shape, JSON)
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS},

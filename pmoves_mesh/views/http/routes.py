@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, reads, trust, writes
+from pmoves_mesh.views.http import enrolment, guard, metrics, reads, trust, writes
 from pmoves_mesh.views.http.answers import Answer
 from pmoves_mesh.views.http.facade import TrustReport
 from pmoves_mesh.views.http.limits import Cost
@@ -238,6 +238,13 @@ ROUTES: Final = (
         handle=reads.readyz,
         summary="Tell whether this agent's replica is current.",
         answers={200: Ready, 503: Problem},
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handle=metrics.metrics,
+        summary="Show this agent's metrics to Prometheus: OpenMetrics if `Accept` names it, else plain text.",
+        answers={200: str, 404: Problem},
     ),
     Route(
         method="GET",
