@@ -107,7 +107,10 @@ class HttpProbe:
                 if status not in _REDIRECTS or location is None:
                     await _read(response)
                     return Finding(passed=200 <= status < 300, output=f"HTTP {status}")
-            target = url.join(URL(location))
+            try:
+                target = url.join(URL(location))
+            except ValueError:
+                return Finding(passed=False, output=f"HTTP {status}: redirects to no URL")
             if other := _difference(url, target):
                 return Finding(passed=False, output=f"HTTP {status}: redirects to another {other}")
             url = target
@@ -195,9 +198,11 @@ def _unconnected(error: OSError) -> Finding:
     if error.errno == errno.ECONNREFUSED:
         return Finding(passed=False, output="refused")
     if error.errno == errno.EPERM:
-        return _not_probed(next(iter(error.args[1:]), "not permitted"))
+        return _not_probed("its host leads to an address that must not be asked")
     if error.errno in _UNREACHABLE:
         return Finding(passed=False, output="no route to its host", answered=False)
+    if isinstance(error, ConnectionError):
+        return Finding(passed=False, output="broke off the connection")
     code = errno.errorcode.get(error.errno or 0, "no reason given")
     return Finding(passed=False, output=f"cannot connect ({code})", answered=False)
 
