@@ -26,6 +26,9 @@ CONCURRENT_MAX: Final = 512
 _BEAT_S: Final = 0.5
 """The loop wakes at least this often, to see whether it wakes in time."""
 
+_LEAD: Final = 0.01
+"""Part of the interval by which a probe may begin too early, with others: few large turns cost less."""
+
 
 @dataclass(slots=True, eq=False)
 class _Check:
@@ -151,8 +154,8 @@ class Prober:
         return chance(self._seed, *check.key, check.drawn)
 
     def _begin_due(self, group: asyncio.TaskGroup) -> None:
-        now_s = self._clock.monotonic_s()
-        while self._schedule and self._schedule[0].due_s <= now_s and self._running < CONCURRENT_MAX:
+        until_s = self._clock.monotonic_s() + _LEAD * self._pace.interval_s
+        while self._schedule and self._schedule[0].due_s <= until_s and self._running < CONCURRENT_MAX:
             check = heapq.heappop(self._schedule).check
             if not check.dropped:
                 self._running += 1
