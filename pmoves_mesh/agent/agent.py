@@ -17,9 +17,11 @@ from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
 from pmoves_mesh.agent.facts import Facts
+from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.link import Link, nats_settings
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
+from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.renewal import Renewal
 from pmoves_mesh.agent.saver import Saver
@@ -132,13 +134,14 @@ async def _assemble(
     registrations.restore(await store.registrations())
     link = Link(config, connection, replica, identity, clock)
     facts = Facts(config, link, replica, outbox, clock)
+    names = frozenset({config.node, host, socket.gethostname().lower()})
     facade = Facade(
         replica=replica,
         registrar=registrations,
         node=config.node,
         describe=facts.describe,
         token=config.http_token.reveal() if config.http_token else None,
-        names=frozenset({config.node, host, socket.gethostname().lower()}),
+        names=names,
     )
     port = await stack.enter_async_context(serving(facade, config.http_host, config.http_port))
     listening(port)
@@ -151,6 +154,8 @@ async def _assemble(
         author.identity = link.identity = fresh
 
     renewal = Renewal(identity, lambda: own_identity(config, clock, host), adopt, clock)
+    probe = await stack.enter_async_context(HttpProbe(names, lambda: trust.roots))
+    prober = Prober(registrations, clock, probe, seed=config.node)
     bridge = Bridge(connection, log, replica, registrations, clock)
     speaking = (
         outbox.run,
@@ -158,7 +163,7 @@ async def _assemble(
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )
-    loops = (link.run, saver.run, renewal.run, *map(link.once_joined, speaking))
+    loops = (link.run, saver.run, renewal.run, prober.run, *map(link.once_joined, speaking))
     return _Parts(announcer, outbox, saver, loops)
 
 

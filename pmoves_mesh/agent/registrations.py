@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,12 +15,13 @@ from pmoves_mesh.core import query
 from pmoves_mesh.core.event import (
     Event,
     InstanceDeregistered,
+    InstanceHealthChanged,
     InstanceRegistered,
     InstanceUnregistered,
     InstanceUpdated,
 )
 from pmoves_mesh.core.model import INSTANCES_PER_NODE_MAX, Instance, InstanceKey, Stamp
-from pmoves_mesh.core.names import Host, Mode, parse_label
+from pmoves_mesh.core.names import HealthStatus, Host, Mode, parse_label
 from pmoves_mesh.core.registration import Registration, instance_id, instance_of, is_same
 from pmoves_mesh.errors import CapacityError, NotOwnerError, ReplicaBehindError, ServiceNotFound, StoreError
 from pmoves_mesh.ports import Clock, EventLog, Receipt
@@ -63,6 +65,19 @@ class Registrations:
         self._replica = replica
         self._log = log
         self._clock = clock
+        self._watchers: Final[set[Callable[[InstanceKey], None]]] = set()
+
+    @contextmanager
+    def watched(self, notice: Callable[[InstanceKey], None]) -> Iterator[None]:
+        """Calls `notice` with the key of each instance that changes in `held`, while the context lasts.
+
+        It is called in the midst of the change, so it must neither wait nor raise.
+        """
+        self._watchers.add(notice)
+        try:
+            yield
+        finally:
+            self._watchers.discard(notice)
 
     def restore(self, stored: Sequence[StoredRegistration]) -> None:
         """Takes up what an earlier run of this agent had registered."""
@@ -120,8 +135,30 @@ class Registrations:
         positions = [await self._settled(future, wait=wait) for future in futures]
         return max(positions, default=0)
 
+    async def state_health(
+        self, key: InstanceKey, health_url: str, status: HealthStatus, output: str
+    ) -> asyncio.Future[int] | None:
+        """States that an instance's health changed; the rest of its record stays what its owner said.
+
+        Returns None, and states nothing, if the instance is gone by now, or is probed elsewhere.
+
+        Raises:
+            StoreError: if it cannot be made durable.
+            CapacityError: if the outbox is full.
+        """
+        held = await self._durable(key)
+        if held is None or held.record.health_url != health_url:
+            return None
+        record = msgspec.structs.replace(
+            held.record,
+            health_status=status,
+            health_output=output,
+            last_seen=query.iso(self._clock.now_ms()),
+        )
+        return await self.state(record, InstanceHealthChanged)
+
     async def state(
-        self, record: Instance, kind: type[InstanceRegistered | InstanceUpdated]
+        self, record: Instance, kind: type[InstanceRegistered | InstanceUpdated | InstanceHealthChanged]
     ) -> asyncio.Future[int]:
         """States a record of this node, and holds it.
 
@@ -132,6 +169,7 @@ class Registrations:
         place = self._author.place()
         held = Held(record=record, stamp=Stamp(place["incarnation"], place["revision"]))
         self.held[record.key] = held
+        self._notify(record.key)
         stored = StoredRegistration(
             service=record.name,
             id=record.id,
@@ -150,6 +188,7 @@ class Registrations:
                 del self.held[record.key]
                 if before is not None:
                     self.held[record.key] = before
+                self._notify(record.key)
             raise
         finally:
             held.durable.set()
@@ -158,6 +197,7 @@ class Registrations:
 
     async def _remove(self, key: InstanceKey) -> asyncio.Future[int]:
         held = self.held.pop(key)
+        self._notify(key)
         now = query.iso(self._clock.now_ms())
         record = msgspec.structs.replace(held.record, last_seen=now)
 
@@ -169,10 +209,15 @@ class Registrations:
             future = await self._author.state(build, delete=key)
         except (StoreError, CapacityError):
             self.held.setdefault(key, held)
+            self._notify(key)
             raise
         finally:
             self.changed.set()
         return future
+
+    def _notify(self, key: InstanceKey) -> None:
+        for notice in self._watchers:
+            notice(key)
 
     async def _durable(self, key: InstanceKey) -> Held | None:
         """Returns what is held of an instance, once the event that stated it is in the store or failed."""

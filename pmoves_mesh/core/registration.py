@@ -112,6 +112,9 @@ def instance_of(
         changes["capabilities"] = parse_capabilities(wanted.capabilities)
     if wanted.health_url is not UNSET:
         changes["health_url"] = _health_url(wanted.health_url)
+        if changes["health_url"] != base.health_url:
+            # What was found at the old place says nothing of the new one.
+            changes |= {"health_status": "unknown", "health_output": ""}
     if wanted.metadata is not UNSET and wanted.metadata is not None:
         check_metadata(wanted.metadata)
         changes["metadata"] = wanted.metadata

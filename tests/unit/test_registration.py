@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from pmoves_mesh.core.model import Instance
@@ -187,3 +188,12 @@ def test_metadata_nested_too_deep_is_refused(depth: int):
 def test_two_records_are_the_same_whenever_they_were_stated():
     assert is_same(made(FIRST, now="t1"), made(FIRST, made(FIRST, now="t1"), "t9"))
     assert not is_same(made(FIRST), made({**FIRST, "port": 1}))
+
+
+def test_an_update_keeps_the_health_that_was_found_unless_it_is_probed_elsewhere():
+    found = msgspec.structs.replace(made(FIRST), health_status="healthy", health_output="HTTP 200")
+    kept = made({**FIRST, "port": 8087}, found)
+    assert (kept.health_status, kept.health_output) == ("healthy", "HTTP 200")
+    for elsewhere in ("http://10.0.0.9:8087/healthz", None):
+        moved = made({"name": "hi-rag", "health_url": elsewhere}, found)
+        assert (moved.health_status, moved.health_output) == ("unknown", "")
