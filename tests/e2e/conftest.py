@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import namespaces
 import pytest
-from hosts import ROOT, Host
+from hosts import PROGRAM, ROOT, Host
 
 
 @pytest.fixture
@@ -40,6 +42,27 @@ def running(host: Host) -> Host:
     """A host whose agent is ready."""
     host.up()
     return host
+
+
+@pytest.fixture
+def real_hosts(tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
+    """Makes hosts with a network of their own between them, and stops whatever still runs on them."""
+    if found := namespaces.problem():
+        pytest.skip(found)
+    with ExitStack() as stack:
+
+        def make(*names: str, **settings: str) -> list[Host]:
+            made = []
+            for name, place in zip(names, stack.enter_context(namespaces.network(len(names))), strict=True):
+                directory = tmp_path / name
+                directory.mkdir()
+                own = {"MESH_HOSTNAME": name, **settings}
+                program = (*place.inside, str(PROGRAM))
+                made.append(Host(directory, program, 8100, 4222, settings=own, place=place))
+                stack.callback(made[-1].run, "down")
+            return made
+
+        yield make
 
 
 @pytest.fixture(scope="session")

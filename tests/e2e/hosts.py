@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from namespaces import Namespace
 from nats_server import free_port
 
 from pmoves_mesh.agent.pidfile import running_pid
@@ -55,6 +56,7 @@ class Host:
     Attributes:
         program: the words that start the program.
         settings: environment beyond the cleaned one.
+        place: its network namespace; None for this machine's own network.
     """
 
     directory: Path
@@ -62,6 +64,7 @@ class Host:
     http_port: int = field(default_factory=free_port)
     nats_port: int = field(default_factory=free_port)
     settings: dict[str, str] = field(default_factory=dict)
+    place: Namespace | None = None
 
     @property
     def url(self) -> str:
