@@ -279,15 +279,7 @@ class Session:
         # The parser of nats-py has made the text lower-case, so the true subject is looked up.
         verb, subject = found.groups()
         if verb == "publish":
-            prefix = self._login.api_prefix.lower()
-            if subject.startswith(prefix):
-                subject = JETSTREAM_API.lower() + subject.removeprefix(prefix)
-            for asked, future in list(self._waiting.values()):
-                if asked.lower() == subject and not future.done():
-                    future.set_exception(_denied(f"publish on {asked}"))
-            for inbox in self._inboxes:
-                if inbox.asked.lower() == subject:
-                    inbox.wake(_denied(f"publish on {inbox.asked}"))
+            self._on_publish_denied(subject)
         elif subject == f"{self._reply_prefix}.*".lower():
             self._deaf = _denied(f"subscribe to {self._login.inbox_prefix}.>")
             self._refuse_all(self._deaf)
@@ -295,6 +287,18 @@ class Session:
             for inbox in self._inboxes:
                 if inbox.subject.lower() == subject:
                     inbox.wake(_denied(f"subscribe to {self._family(inbox.subject)}"))
+
+    def _on_publish_denied(self, subject: str) -> None:
+        """Ends what waits for an answer to a message that the server refused; `subject` is lower-case."""
+        prefix = self._login.api_prefix.lower()
+        if subject.startswith(prefix):
+            subject = JETSTREAM_API.lower() + subject.removeprefix(prefix)
+        for asked, future in list(self._waiting.values()):
+            if asked.lower() == subject and not future.done():
+                future.set_exception(_denied(f"publish on {asked}"))
+        for inbox in self._inboxes:
+            if inbox.asked.lower() == subject:
+                inbox.wake(_denied(f"publish on {inbox.asked}"))
 
     def _family(self, subject: str) -> str:
         prefix = f"{self._login.inbox_prefix}."
