@@ -127,7 +127,7 @@ class Link:
         bounds = await topology.ensure(
             self.connection,
             config.mesh,
-            replica.verifier.trust.root_fingerprints[0],
+            replica.verifier.trust.root_fingerprints,
             max_age_s=config.stream_max_age_s,
             max_bytes=config.stream_max_bytes,
         )

@@ -20,6 +20,21 @@ EVENT_BYTES_MAX: Final = 256 * 1024
 BODY_BYTES_MAX: Final = 1024 * 1024
 NAMED_PORTS_MAX: Final = 32
 
+EVENTS: Final = "MESH_EVENTS"
+"""The stream of a mesh."""
+
+REGISTRY: Final = "MESH_REGISTRY"
+IDENTITIES: Final = "MESH_IDENTITIES"
+LEASES: Final = "MESH_LEASES"
+
+MATERIALISER: Final = "materialiser"
+"""The consumer of the stream that all agents share."""
+
+JETSTREAM_API: Final = "$JS.API."
+
+MESH_API: Final = "$MESH.API."
+"""How whoever logs in by certificate addresses the JetStream API: see `server/permissions.py`."""
+
 _LABEL: Final = r"\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"
 _INSTANCE_ID: Final = r"\A[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\Z"
 _CAPABILITY: Final = r"\A[A-Za-z0-9]([A-Za-z0-9._:/+ -]{0,62}[A-Za-z0-9+])?\Z"
@@ -144,3 +159,26 @@ def spiffe_id(mesh: str, kind: str, name: str) -> str:
     Source: SPIFFE-ID section 2.
     """
     return f"spiffe://{mesh}/{kind}/{name}"
+
+
+def bucket_stream(bucket: str) -> str:
+    """Returns the name of the stream behind a bucket.
+
+    Source: NATS ADR-8.
+    """
+    return f"KV_{bucket}"
+
+
+def inbox_prefix(kind: str, name: str) -> str:
+    """Returns where an identity receives answers, and nobody else: `_INBOX.node.jetson`."""
+    return f"_INBOX.{kind}.{name}"
+
+
+def server_name_of(mesh: str) -> str:
+    """Returns the host name that a client of `mesh` asks a nats-server for, where it serves several meshes.
+
+    It is never looked up: the server chooses the certificate by it that this mesh trusts.
+
+    Source: RFC 6066 section 3; `.internal` is reserved for private use (ICANN resolution 2024.07.29.06).
+    """
+    return f"{mesh}.mesh.internal"

@@ -12,11 +12,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from pmoves_mesh.core.names import JETSTREAM_API
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log.headers import status
 from pmoves_mesh.log.session import REQUEST_TIMEOUT_S, Session
 
-PREFIX: Final = "$JS.API."
+PREFIX: Final = JETSTREAM_API
 
 STREAM_NOT_FOUND: Final = 10059
 STREAM_NAME_IN_USE: Final = 10058

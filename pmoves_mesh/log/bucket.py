@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from pmoves_mesh.core.names import bucket_stream
 from pmoves_mesh.errors import LogUnavailable, SequenceConflict
 from pmoves_mesh.log import api
 from pmoves_mesh.log.api import PREFIX, Refused
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.consumer import push_consumer
 from pmoves_mesh.log.headers import status
-from pmoves_mesh.log.topology import bucket_stream
 from pmoves_mesh.ports import BucketEntry
 
 _OPERATION: Final = "KV-Operation"

@@ -145,9 +145,12 @@ async def push_consumer(session: Session, stream: str, config: dict[str, Any]) -
         Refused: if JetStream refuses, as when there is no such stream.
     """
     async with await session.subscribe() as inbox:
+        # Its name is in the subject of the request, so that a user can be kept from others' consumers.
+        name = inbox.subject.rpartition(".")[2]
         body = {
             "stream_name": stream,
             "config": {
+                "name": name,
                 "deliver_subject": inbox.subject,
                 "ack_policy": "none",
                 "max_deliver": 1,
@@ -159,5 +162,5 @@ async def push_consumer(session: Session, stream: str, config: dict[str, Any]) -
                 **config,
             },
         }
-        info = await call(session, f"CONSUMER.CREATE.{stream}", ConsumerInfo, body)
+        info = await call(session, f"CONSUMER.CREATE.{stream}.{name}", ConsumerInfo, body)
         yield PushConsumer(session, inbox, info.num_pending)

@@ -17,10 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pmoves_mesh.core.names import JETSTREAM_API, server_name_of
 from pmoves_mesh.errors import ConfigError, RightMissing
+from pmoves_mesh.log.peers import client_context
 
 _SCHEMES: Final = ("nats", "tls")
 _PORT: Final = 4222
+_SERVERS: Final = ("node/*", "service/nats")
 _NEXT_URL: Final = re.compile(r",(?=\s*[a-z]+://)")
 _JWT: Final = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)")
 _SEED: Final = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)")
@@ -58,6 +61,10 @@ class NatsSettings:
         tls_ca: the CA certificates (PEM) that the server must chain to; None takes the system's.
         tls_cert: our certificate (PEM), for mutual TLS.
         tls_key: its key (PEM); None if it is in the same file.
+        tls_server: the mesh whose node the server must be, whatever the name or address that it is
+            reached at; `tls_ca` and `tls_cert` are then this mesh's. None checks the host's name.
+        inbox_prefix: below which answers are received.
+        api_prefix: what the JetStream API's subjects begin with here.
     """
 
     servers: tuple[str, ...] = field(repr=False)
@@ -70,6 +77,9 @@ class NatsSettings:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_server: str | None = None
+    inbox_prefix: str = "_INBOX"
+    api_prefix: str = JETSTREAM_API
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -78,6 +88,7 @@ class Login:
 
     Attributes:
         tls: None where TLS is not asked for; the server may still ask for it.
+        tls_name: the host name that the server is asked for, where it is not the URL's.
         nkey: our public NKEY, if that is how we log in.
         sign: signs the server's nonce: base64 of an Ed25519 signature.
         jwt: returns the user JWT.
@@ -89,6 +100,9 @@ class Login:
     password: str | None = None
     token: str | None = None
     tls: ssl.SSLContext | None = None
+    tls_name: str | None = None
+    inbox_prefix: str = "_INBOX"
+    api_prefix: str = JETSTREAM_API
     nkey: str | None = None
     sign: Callable[[str], bytes] | None = None
     jwt: Callable[[], bytes] | None = None
@@ -148,6 +162,9 @@ def load(settings: NatsSettings, server: str) -> Login:
         password=password,
         token=token,
         tls=_tls(settings, wanted=url.startswith("tls:")),
+        tls_name=None if settings.tls_server is None else server_name_of(settings.tls_server),
+        inbox_prefix=settings.inbox_prefix,
+        api_prefix=settings.api_prefix,
         nkey=None if jwt is not None else nkey,
         sign=sign,
         jwt=None if jwt is None else jwt.encode,
@@ -200,6 +217,9 @@ def _tls(settings: NatsSettings, *, wanted: bool) -> ssl.SSLContext | None:
     if not (wanted or settings.tls_ca or settings.tls_cert):
         return None
     try:
+        if settings.tls_server is not None:
+            allowed = tuple(f"spiffe://{settings.tls_server}/{who}" for who in _SERVERS)
+            return client_context(settings.tls_cert, settings.tls_key, settings.tls_ca, allow=allowed)
         context = ssl.create_default_context(cafile=settings.tls_ca)
         if settings.tls_cert is not None:
             # An encrypted key fails here instead of asking a terminal for its password.

@@ -18,6 +18,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from pmoves_mesh.core.names import JETSTREAM_API
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log.credentials import Login
 from pmoves_mesh.log.headers import parse
@@ -134,6 +135,8 @@ class Session:
             tls=login.tls,
             signature_cb=login.sign,
             user_jwt_cb=login.jwt,
+            tls_hostname=login.tls_name,
+            inbox_prefix=login.inbox_prefix,
         )
         self._reply_prefix = self.client.new_inbox()
         await self.client.subscribe(f"{self._reply_prefix}.*", cb=self._on_reply)
@@ -196,7 +199,7 @@ class Session:
         """
         self.check()
         try:
-            await self.client.publish(subject, payload, reply)
+            await self.client.publish(self._addressed(subject), payload, reply)
         except nats.errors.MaxPayloadError:
             raise LogError(f"{len(payload)} bytes on {subject} are more than the server takes") from None
         except (OSError, nats.errors.Error) as error:
@@ -223,7 +226,8 @@ class Session:
         self._waiting[token] = (subject, future)
         try:
             async with asyncio.timeout(timeout_s):
-                await self.client.publish(subject, payload, f"{self._reply_prefix}.{token}", headers)
+                reply = f"{self._reply_prefix}.{token}"
+                await self.client.publish(self._addressed(subject), payload, reply, headers)
                 return await future
         except TimeoutError:
             raise LogUnavailable(f"no answer to {subject} within {timeout_s:g} s") from None
@@ -233,6 +237,12 @@ class Session:
             raise LogUnavailable(f"cannot send on {subject}: {_text(error)}") from None
         finally:
             self._waiting.pop(token, None)
+
+    def _addressed(self, subject: str) -> str:
+        """Returns where a message goes: a request to JetStream goes to its API under our name for it."""
+        if subject.startswith(JETSTREAM_API):
+            return self._login.api_prefix + subject.removeprefix(JETSTREAM_API)
+        return subject
 
     async def subscribe(self, subject: str = "", queue: str = "") -> Inbox:
         """Returns an inbox of what arrives on a subject; without one, on a new unique subject.
@@ -269,19 +279,30 @@ class Session:
         # The parser of nats-py has made the text lower-case, so the true subject is looked up.
         verb, subject = found.groups()
         if verb == "publish":
-            for asked, future in list(self._waiting.values()):
-                if asked.lower() == subject and not future.done():
-                    future.set_exception(_denied(f"publish on {asked}"))
-            for inbox in self._inboxes:
-                if inbox.asked.lower() == subject:
-                    inbox.wake(_denied(f"publish on {inbox.asked}"))
+            self._on_publish_denied(subject)
         elif subject == f"{self._reply_prefix}.*".lower():
-            self._deaf = _denied("subscribe to _INBOX.>")
+            self._deaf = _denied(f"subscribe to {self._login.inbox_prefix}.>")
             self._refuse_all(self._deaf)
         else:
             for inbox in self._inboxes:
                 if inbox.subject.lower() == subject:
-                    inbox.wake(_denied(f"subscribe to {_family(inbox.subject)}"))
+                    inbox.wake(_denied(f"subscribe to {self._family(inbox.subject)}"))
+
+    def _on_publish_denied(self, subject: str) -> None:
+        """Ends what waits for an answer to a message that the server refused; `subject` is lower-case."""
+        prefix = self._login.api_prefix.lower()
+        if subject.startswith(prefix):
+            subject = JETSTREAM_API.lower() + subject.removeprefix(prefix)
+        for asked, future in list(self._waiting.values()):
+            if asked.lower() == subject and not future.done():
+                future.set_exception(_denied(f"publish on {asked}"))
+        for inbox in self._inboxes:
+            if inbox.asked.lower() == subject:
+                inbox.wake(_denied(f"publish on {inbox.asked}"))
+
+    def _family(self, subject: str) -> str:
+        prefix = f"{self._login.inbox_prefix}."
+        return f"{prefix}>" if subject.startswith(prefix) else subject
 
     def _refuse_all(self, error: RightMissing) -> None:
         for _, future in list(self._waiting.values()):
@@ -302,10 +323,6 @@ class Session:
 
 def _denied(right: str) -> RightMissing:
     return RightMissing(right, "grant it to this user in the nats-server's configuration")
-
-
-def _family(subject: str) -> str:
-    return "_INBOX.>" if subject.startswith("_INBOX.") else subject
 
 
 def _text(error: Exception) -> str:

@@ -6,12 +6,14 @@ there in the same form changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
+from pmoves_mesh.core import names
 from pmoves_mesh.core.event import STREAM_SUBJECTS
-from pmoves_mesh.core.names import EVENT_BYTES_MAX
+from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream
 from pmoves_mesh.errors import ForeignStream, RightMissing, ServerTooOld, StreamInTheWay
 from pmoves_mesh.log import api
 from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
@@ -19,10 +21,11 @@ from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.session import Session
 from pmoves_mesh.ports import LogBounds
 
-EVENTS: Final = "MESH_EVENTS"
-REGISTRY: Final = "MESH_REGISTRY"
-IDENTITIES: Final = "MESH_IDENTITIES"
-MATERIALISER: Final = "materialiser"
+EVENTS: Final = names.EVENTS
+REGISTRY: Final = names.REGISTRY
+IDENTITIES: Final = names.IDENTITIES
+LEASES: Final = names.LEASES
+MATERIALISER: Final = names.MATERIALISER
 
 _SERVER_NEEDED: Final = (2, 11)
 _NANO: Final = 10**9
@@ -30,8 +33,10 @@ _DAY_S: Final = 86400.0
 _GIB: Final = 2**30
 _HEADERS_BYTES_MAX: Final = 4096
 _RECORD_BYTES_MAX: Final = 2 * EVENT_BYTES_MAX
+_LEASE_BYTES_MAX: Final = 16 * 1024
+_LEASES_BYTES_MAX: Final = 64 * 2**20
 _DEDUP_WINDOW_S: Final = 120
-_MARKER_TTL_S: Final = 3600
+_MARKER_TTL_S: Final = 600
 _ACK_WAIT_S: Final = 30
 _ACKS_PENDING_MAX: Final = 2000
 _CREATE_TIMEOUT_S: Final = 5.0
@@ -55,11 +60,6 @@ class _Limits(Struct, frozen=True):
     replicas: int
 
 
-def bucket_stream(bucket: str) -> str:
-    """Returns the name of the stream behind a bucket."""
-    return f"KV_{bucket}"
-
-
 def bounds_of(info: StreamInfo) -> LogBounds:
     """Returns which positions a stream holds."""
     state = info.state
@@ -70,7 +70,7 @@ def bounds_of(info: StreamInfo) -> LogBounds:
 async def ensure(
     connection: Connection,
     mesh: str,
-    ca_fingerprint: str,
+    ca_fingerprints: Sequence[str] | str,
     *,
     max_age_s: float = 30 * _DAY_S,
     max_bytes: int = _GIB,
@@ -81,7 +81,7 @@ async def ensure(
     Args:
         connection: to the mesh's NATS account.
         mesh: the mesh's name.
-        ca_fingerprint: of its CA certificate.
+        ca_fingerprints: of the CA certificates that it knows, the issuing one first.
         max_age_s: seconds after which the stream drops an event.
         max_bytes: bytes above which the stream drops its oldest events.
         replicas: 1, or 3 on a cluster; what is there is never reduced.
@@ -95,11 +95,16 @@ async def ensure(
     """
     session = connection.session()
     _check_server(session)
-    identity = StreamIdentity(mesh, ca_fingerprint)
+    known = (ca_fingerprints,) if isinstance(ca_fingerprints, str) else tuple(ca_fingerprints)
+    identity = StreamIdentity(mesh, known[0])
     limits = _Limits(max_age_s, max_bytes, replicas)
-    info = await _ensure_stream(session, _events(identity, limits), identity)
-    for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
-        await _ensure_stream(session, bucket, identity)
+    info = await _ensure_stream(session, _events(identity, limits), known)
+    for bucket in (
+        _bucket(REGISTRY, identity, limits),
+        _bucket(IDENTITIES, identity, limits),
+        _leases(identity, limits),
+    ):
+        await _ensure_stream(session, bucket, known)
     await _ensure_materialiser(session)
     return bounds_of(info)
 
@@ -158,11 +163,30 @@ def _bucket(name: str, identity: StreamIdentity, limits: _Limits) -> dict[str, A
         "max_bytes": -1,
         "max_consumers": -1,
         "discard": "new",
+        "deny_purge": True,
+        "allow_rollup_hdrs": False,
+        "subject_delete_marker_ttl": 0,
+        "duplicate_window": _DEDUP_WINDOW_S * _NANO,
+        **_common(identity, limits),
+    }
+
+
+def _leases(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
+    """Returns the stream behind the leases: small, in memory, and each key's end leaves a marker.
+
+    A marker needs roll-ups to be allowed, which the other buckets can do without: with that header
+    whoever may write one key could empty the bucket.
+
+    Source: NATS ADR-48.
+    """
+    return {
+        **_bucket(LEASES, identity, limits),
+        "storage": "memory",
+        "max_msg_size": _LEASE_BYTES_MAX,
+        "max_bytes": _LEASES_BYTES_MAX,
         "deny_purge": False,
         "allow_rollup_hdrs": True,
         "subject_delete_marker_ttl": _MARKER_TTL_S * _NANO,
-        "duplicate_window": _DEDUP_WINDOW_S * _NANO,
-        **_common(identity, limits),
     }
 
 
@@ -187,12 +211,16 @@ async def _find(session: Session, stream: str) -> StreamInfo | None:
         raise
 
 
-async def _ensure_stream(session: Session, config: dict[str, Any], wanted: StreamIdentity) -> StreamInfo:
-    """Returns a stream that is as wanted: found, made or updated."""
+async def _ensure_stream(session: Session, config: dict[str, Any], known: Sequence[str]) -> StreamInfo:
+    """Returns a stream that is as wanted: found, made or updated.
+
+    One that was made under another of the CA certificates that the mesh knows is ours.
+    """
     name = config["name"]
     info = await _find(session, name) or await _create(session, config)
     found = _identity(info, name)
-    if found != wanted:
+    wanted = StreamIdentity(config["metadata"]["mesh"], known[0])
+    if found.mesh != wanted.mesh or found.ca_fingerprint not in known:
         raise ForeignStream(_foreign(name, found, wanted))
     replicas = max(config["num_replicas"], info.config.get("num_replicas", 1))
     config = {**config, "num_replicas": replicas}
@@ -212,6 +240,8 @@ def _held(info: StreamInfo, key: str) -> Any:
     value = info.config.get(key)
     if key == "metadata" and isinstance(value, dict):
         return {name: value.get(name) for name in ("mesh", "ca")}
+    if key == "subject_delete_marker_ttl":
+        return value or 0
     return bool(value) if key.startswith(("deny_", "allow_")) else value
 
 
@@ -225,6 +255,9 @@ async def _create(session: Session, config: dict[str, Any]) -> StreamInfo:
             await _raise_in_the_way(session, config)
         if error.err_code != api.STREAM_NAME_IN_USE:
             raise
+    except RightMissing as error:
+        remedy = f"start the agent of the host that runs the nats-server: it makes the stream {name}"
+        raise RightMissing(error.right, remedy) from None
     return await call(session, f"STREAM.INFO.{name}", StreamInfo)
 
 

@@ -25,35 +25,43 @@ class _Info(msgspec.Struct):
     server_name: str = ""
 
 
-def check_free(port: int) -> None:
+def check_free(port: int, host: str = HOST) -> None:
     """Checks that nobody listens on a port, which tells more than a server's own failure would.
 
     Raises:
         StartError: if it is taken or cannot be used; says by whom and what to do.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise StartError(
-                    f"port {port} on {HOST} cannot be used ({error.strerror}): set another PMOVES_NATS_PORT"
-                ) from None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise StartError(
-                f"port {port} on {HOST} is taken by {holder_of(port)}: end it, or set PMOVES_NATS_PORT "
-                "to a free port, or, if it is a NATS server of yours, NATS_URL to it"
+                f"{host} is no address of this host ({error.strerror}): set PMOVES_NATS_HOST to one, "
+                "or to 0.0.0.0 for all"
             ) from None
+        if error.errno != errno.EADDRINUSE:
+            raise StartError(
+                f"port {port} on {host} cannot be used ({error.strerror}): set another PMOVES_NATS_PORT"
+            ) from None
+        raise StartError(
+            f"port {port} on {host} is taken by {holder_of(port)}: end it, or set PMOVES_NATS_PORT "
+            "to a free port, or, if it is a NATS server of yours, NATS_URL to it"
+        ) from None
 
 
-async def name_at(port: int) -> str | None:
+async def name_at(port: int, host: str = HOST) -> str | None:
     """Returns the name by which the NATS server at a port greets, or None if there is none.
+
+    One that takes TLS alone greets in plain text before it.
 
     Source: docs.nats.io, "Client Protocol", INFO.
     """
     try:
         async with asyncio.timeout(_ANSWER_S):
-            reader, writer = await asyncio.open_connection(HOST, port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 greeting = await reader.readline()
             finally:

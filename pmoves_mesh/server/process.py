@@ -13,14 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
+from msgspec import Struct
 
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.ports import Clock
+from pmoves_mesh.server.access import Access, encode
 from pmoves_mesh.server.binary import Binary
-from pmoves_mesh.server.child import ServerProcess, command_of
+from pmoves_mesh.server.child import ServerProcess
+from pmoves_mesh.server.door import Door
+from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
 from pmoves_mesh.server.host import check_free, name_at
-from pmoves_mesh.server.settings import HOST, ServerFiles, render
+from pmoves_mesh.server.settings import Listener, ServerFiles
 
 _READY_S: Final = 10.0
 _GRACE_S: Final = 4.0
@@ -28,9 +33,27 @@ _POLL_S: Final = 0.02
 _STABLE_S: Final = 10.0
 _PAUSE_MIN_S: Final = 0.1
 _PAUSE_MAX_S: Final = 5.0
-_TAIL_BYTES: Final = 8192
+_PLAIN_ACCOUNT: Final = "$G"
 
 _log = structlog.get_logger(__name__)
+
+
+class Secured(Struct, frozen=True, kw_only=True):
+    """How a server listens beyond loopback: with mutual TLS, each identity a user of its own.
+
+    Attributes:
+        host: the address to listen on, such as `0.0.0.0`.
+        mesh: the mesh that it is for; others may be guests.
+        certificate: path of the server's certificate, which is its node's.
+        key: path of its private key.
+        access: who may log in; None where an earlier run has said so.
+    """
+
+    host: str
+    mesh: str
+    certificate: Path
+    key: Path
+    access: Access | None = None
 
 
 class EmbeddedServer:
@@ -39,14 +62,19 @@ class EmbeddedServer:
     Args:
         binary: the program.
         data_dir: its files go to `nats` below it.
-        port: on loopback.
+        port: where it listens.
         clock: paces readiness and restarts.
+        secured: how it listens beyond loopback; None for plain NATS on loopback.
     """
 
-    def __init__(self, binary: Binary, data_dir: Path, port: int, clock: Clock) -> None:
+    def __init__(
+        self, binary: Binary, data_dir: Path, port: int, clock: Clock, secured: Secured | None = None
+    ) -> None:
         self._binary = binary
         self._files = ServerFiles(data_dir.absolute() / "nats")
-        self._port = port
+        self._door = Door(self._files, clock)
+        self._secured = secured
+        self._listener = _listener(port, secured)
         self._clock = clock
         self._name = ""
         self._process: ServerProcess | None = None
@@ -55,7 +83,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where clients reach it."""
-        return f"nats://{HOST}:{self._port}"
+        return self._listener.url
 
     @property
     def pid(self) -> int | None:
@@ -65,15 +93,42 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Makes it run, and returns when it takes connections: at most 10 s later.
 
-        One that an earlier run of this data directory left is taken over as it is.
+        One that an earlier run of this data directory left is taken over, and told what changed.
 
         Raises:
             StartError: if it cannot run, or the port is taken; says by whom and what to do.
         """
         self._stopped.clear()
-        config_kept = await asyncio.to_thread(self._prepare)
-        if not await self._adopt(config_kept=config_kept):
+        await asyncio.to_thread(self._make_directory)
+        async with self._door.held():
+            before = await asyncio.to_thread(self._door.listener)
+            changed = await asyncio.to_thread(self._prepare)
+        # One of an earlier release left no word of where it listens, but the same configuration.
+        same_place = not changed if before is None else _place(before) == _place(self._listener)
+        if not await self._adopt(same_place=same_place, changed=changed):
+            await asyncio.to_thread(self._keep_streams, before)
             await self._launch()
+
+    async def admit(self, access: Access) -> None:
+        """Lets the members of the server's own mesh in, and no others; returns when the server has taken it.
+
+        Connections whose user, rights and key stay as they were stay open; those of members that are
+        gone, or whose key is, are closed, and cannot be made again.
+
+        Raises:
+            StartError: if the server is not secured, or refuses it and goes on as before.
+        """
+        if access.mesh != self._listener.mesh:
+            raise StartError(f"this nats-server takes no members of mesh {access.mesh}")
+        await self._door.admit(access)
+
+    async def reload(self) -> None:
+        """Makes the server take a renewed certificate; no connection ends by that.
+
+        Raises:
+            StartError: if the server refuses it, and goes on with the old one.
+        """
+        await self._door.reload()
 
     async def supervise(self) -> None:
         """Starts it again whenever it dies, at once and then ever more slowly, until `stop`."""
@@ -108,22 +163,28 @@ class EmbeddedServer:
         finally:
             self._discard(process)
 
-    async def _adopt(self, *, config_kept: bool) -> bool:
-        """Takes over the server that an earlier run left, or ends it if it is not as it should be now."""
-        pid = await asyncio.to_thread(_read_pid, self._files)
+    async def _adopt(self, *, same_place: bool, changed: bool) -> bool:
+        """Takes over the server that an earlier run left, or ends it if it cannot be made as it should be."""
+        pid = await asyncio.to_thread(running_pid, self._files)
         if pid is None:
             return False
         self._process = ServerProcess(pid, str(self._files.config), None, self._clock)
-        if config_kept and await self._ready(self._process):
-            _log.info("nats-server adopted", pid=pid, port=self._port)
-            return True
+        if same_place and await self._ready(self._process):
+            try:
+                if changed or self._listener.secured:  # its certificate may have been renewed meanwhile
+                    await self._door.reload()
+            except StartError as error:
+                _log.warning("nats-server is started anew", reason=str(error))
+            else:
+                _log.info("nats-server adopted", pid=pid, port=self._listener.port)
+                return True
         await self.stop()
         self._stopped.clear()
         return False
 
     async def _launch(self) -> None:
         self._process = None
-        await asyncio.to_thread(check_free, self._port)
+        await asyncio.to_thread(check_free, self._listener.port, self._listener.host)
         if self._stopped.is_set():
             return
         process = self._process = self._spawn()
@@ -133,7 +194,8 @@ class EmbeddedServer:
             self._discard(process)
             raise
         if ready:
-            _log.info("nats-server started", pid=process.pid, port=self._port, version=self._binary.version)
+            port, version = self._listener.port, self._binary.version
+            _log.info("nats-server started", pid=process.pid, port=port, version=version)
             return
         alive = process.alive()
         self._discard(process)
@@ -172,32 +234,54 @@ class EmbeddedServer:
         with suppress(TimeoutError):
             async with asyncio.timeout(_READY_S):
                 while process.alive():
-                    if await name_at(self._port) == self._name:
+                    if await name_at(self._listener.port, self._listener.reached_at) == self._name:
                         return True
                     await self._clock.sleep(_POLL_S)
         return False
 
-    def _prepare(self) -> bool:
-        """Makes the directory, the server's name and its configuration; returns whether that is unchanged."""
+    def _make_directory(self) -> None:
         try:
             self._files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._name = _read(self._files.name).strip()
-            if not self._name:
-                self._name = f"pmoves-mesh-{secrets.token_hex(8)}"
-                _write(self._files.name, self._name)
-            config = render(self._files, self._name, self._port)
-            if _read(self._files.config) == config:
-                return True
-            _write(self._files.config, config)
         except OSError as error:
             raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
-        return False
+
+    def _prepare(self) -> bool:
+        """Writes the server's name, where it listens, who may log in, and its configuration.
+
+        Returns whether the configuration changed.
+        """
+        try:
+            self._name = read_text(self._files.name).strip()
+            if not self._name:
+                self._name = f"pmoves-mesh-{secrets.token_hex(8)}"
+                write_text(self._files.name, self._name)
+            write_text(self._files.listener, msgspec.json.encode(self._listener).decode())
+            access = self._secured.access if self._secured else None
+            if access is not None:
+                self._files.access.mkdir(mode=0o700, exist_ok=True)
+                write_text(self._files.access / f"{access.mesh}.json", encode(access).decode())
+        except OSError as error:
+            raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
+        return self._door.configure()
+
+    def _keep_streams(self, before: Listener | None) -> None:
+        """Keeps what a server holds that comes to listen beyond loopback, or no more does.
+
+        A plain server has one account, a secured one has one for each mesh.
+        """
+        had = before.mesh if before and before.secured else _PLAIN_ACCOUNT
+        has = self._listener.mesh if self._listener.secured else _PLAIN_ACCOUNT
+        try:
+            if move_account(self._files, had, has):
+                _log.info("streams kept", account=has, before=had)
+        except OSError as error:
+            raise StartError(f"{self._files.streams}: cannot be moved ({error.strerror})") from None
 
     def _last_words(self, process: ServerProcess) -> str:
         """Returns how a process ended, and the last complaint that it left."""
-        logged = [line for line in _tail(self._files.log) if line.startswith(f"[{process.pid}]")]
+        logged = [line for line in last_lines(self._files.log) if line.startswith(f"[{process.pid}]")]
         complaints = [line for line in logged if "[FTL]" in line or "[ERR]" in line]
-        words = complaints or _tail(self._files.output)
+        words = complaints or last_lines(self._files.output)
         return f"{process.ending()}: {words[-1][:200]}" if words else process.ending()
 
 
@@ -210,35 +294,18 @@ def restart_pause_s(failures: int) -> float:
     return min(_PAUSE_MIN_S * 2**doublings, _PAUSE_MAX_S) if failures else 0.0
 
 
-def _read_pid(files: ServerFiles) -> int | None:
-    """Returns the id of the server that an earlier run left, if it still runs."""
-    text = _read(files.pid).strip()
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        return None
-    return int(text) if str(files.config) in command_of(int(text)) else None
+def _listener(port: int, secured: Secured | None) -> Listener:
+    if secured is None:
+        return Listener(port=port)
+    return Listener(
+        port=port,
+        host=secured.host,
+        mesh=secured.mesh,
+        certificate=str(secured.certificate.absolute()),
+        key=str(secured.key.absolute()),
+    )
 
 
-def _read(path: Path) -> str:
-    """Returns a file's text; empty if there is none."""
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
-def _write(path: Path, text: str) -> None:
-    """Puts a text at `path`, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _tail(path: Path) -> list[str]:
-    """Returns the last lines of a file that are not empty."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return []
+def _place(listener: Listener) -> tuple[str, int, bool, str]:
+    """Returns what of a listener a server cannot change while it runs."""
+    return listener.host, listener.port, listener.secured, listener.mesh

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
+from pmoves_mesh.server.access import Access
+from pmoves_mesh.server.accounts import accounts_block, quoted
+from pmoves_mesh.server.anchors import constrained_anchors
+
 HOST: Final = "127.0.0.1"
 MAX_PAYLOAD: Final = "1MB"
+CONNECTIONS_MAX: Final = 4096
+SUBSCRIPTIONS_MAX: Final = 1024
+"""Of one connection."""
+
+TLS_TIMEOUT_S: Final = 5
+
+_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - names them, binds nothing
+_NOBODY: Final = "0" * 64
+"""A pin that no key has: with none at all the server would not check pins."""
 
 
 class ServerFiles(Struct, frozen=True):
@@ -43,31 +57,134 @@ class ServerFiles(Struct, frozen=True):
         return self.directory / "nats-server.out"
 
     @property
+    def listener(self) -> Path:
+        """Where the server listens, for whoever lets another mesh in."""
+        return self.directory / "listener.json"
+
+    @property
+    def access(self) -> Path:
+        """Who may log in: a file per mesh."""
+        return self.directory / "access"
+
+    @property
+    def anchors(self) -> Path:
+        """The CA certificates that the server trusts, each for its own mesh."""
+        return self.directory / "anchors.pem"
+
+    @property
     def streams(self) -> Path:
         """The streams and buckets."""
         return self.directory / "jetstream"
 
 
-def render(files: ServerFiles, server_name: str, port: int) -> str:
-    """Returns the configuration of a server on loopback whose acknowledgements mean: on the disk.
+class Listener(Struct, frozen=True, kw_only=True):
+    """Where a server listens, and as whom.
+
+    Attributes:
+        host: an address or a name of this host.
+        mesh: the mesh whose server it is; empty where it keeps no meshes apart.
+        certificate: path of the server's certificate; empty for one that speaks plainly, on loopback.
+        key: path of its private key.
+    """
+
+    port: int
+    host: str = HOST
+    mesh: str = ""
+    certificate: str = ""
+    key: str = ""
+
+    @property
+    def secured(self) -> bool:
+        """Whether it takes mutual TLS alone."""
+        return self.certificate != ""
+
+    @property
+    def reached_at(self) -> str:
+        """The address at which a program of this host reaches it."""
+        return _REACHED_AT.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        """Where a client of this host reaches it."""
+        place = f"[{self.reached_at}]" if ":" in self.reached_at else self.reached_at
+        return f"{'tls' if self.secured else 'nats'}://{place}:{self.port}"
+
+
+def render(files: ServerFiles, server_name: str, listener: Listener, accesses: Sequence[Access] = ()) -> str:
+    """Returns the configuration of a server whose acknowledgements mean: on the disk.
+
+    Args:
+        files: where it keeps what it writes.
+        server_name: by which it greets.
+        listener: where it listens.
+        accesses: who may log in; only where it is secured, else whoever reaches loopback may.
 
     Source: docs.nats.io, "Configuration" and "JetStream, sync_interval".
     """
-    return f"""\
-listen: {_quoted(f"{HOST}:{port}")}
-server_name: {_quoted(server_name)}
+    host = f"[{listener.host}]" if ":" in listener.host else listener.host
+    plain = f"""\
+listen: {quoted(f"{host}:{listener.port}")}
+server_name: {quoted(server_name)}
 max_payload: {MAX_PAYLOAD}
-pid_file: {_quoted(str(files.pid))}
-log_file: {_quoted(str(files.log))}
+pid_file: {quoted(str(files.pid))}
+log_file: {quoted(str(files.log))}
 logfile_size_limit: 10MB
 logfile_max_num: 3
 jetstream {{
-    store_dir: {_quoted(str(files.streams))}
+    store_dir: {quoted(str(files.streams))}
     sync_interval: always
 }}
 """
+    return plain + _secured(files, listener, accesses) if listener.secured else plain
 
 
-def _quoted(text: str) -> str:
-    """Returns `text` as a string of the configuration, which escapes quotes and backslashes as JSON does."""
-    return json.dumps(text, ensure_ascii=False)
+def anchors(accesses: Sequence[Access]) -> str:
+    """Returns the trust anchors (PEM) of a secured server: each mesh's CA, good for that mesh alone.
+
+    Raises:
+        StartError: if a CA's certificate cannot be used.
+    """
+    return "".join(
+        constrained_anchors(access.anchor_pem, access.mesh, _users_beside(access, accesses))
+        for access in accesses
+    )
+
+
+def _users_beside(access: Access, accesses: Sequence[Access]) -> list[str]:
+    return [member.identity for other in accesses if other.mesh != access.mesh for member in other.members]
+
+
+def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access]) -> str:
+    """Returns what makes a server take mutual TLS alone, and each identity as a user of its own.
+
+    Source: docs.nats.io, "TLS Authentication" (verify_and_map, pinned_certs).
+    """
+    own = {"cert_file": listener.certificate, "key_file": listener.key}
+    guests = [
+        {"cert_file": access.certificate, "key_file": access.key}
+        for access in accesses
+        if access.certificate and access.mesh != listener.mesh
+    ]
+    shown = "\n".join(
+        f"        {{cert_file: {quoted(one['cert_file'])}, key_file: {quoted(one['key_file'])}}}"
+        for one in (own, *guests)
+    )
+    pins = sorted({pin for access in accesses for member in access.members for pin in member.pins})
+    pinned = "\n".join(f"        {quoted(pin)}" for pin in pins or (_NOBODY,))
+    digest = hashlib.sha256(anchors(accesses).encode()).hexdigest()
+    return f"""\
+max_connections: {CONNECTIONS_MAX}
+max_subscriptions: {SUBSCRIPTIONS_MAX}
+tls {{
+    certs: [
+{shown}
+    ]
+    # of the content: {digest}
+    ca_file: {quoted(str(files.anchors))}
+    verify_and_map: true
+    timeout: {TLS_TIMEOUT_S}
+    pinned_certs: [
+{pinned}
+    ]
+}}
+{accounts_block(accesses)}"""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -211,13 +212,17 @@ async def test_a_user_that_lacks_a_permission_reads_which_one(tmp_path: Path, su
 
 async def test_a_user_that_may_not_publish_fetch_or_follow_reads_so_too(tmp_path: Path) -> None:
     forbidden = (
-        '"service.registry.updated", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.CREATE.MESH_EVENTS"'
+        '"service.registry.updated", "$JS.API.CONSUMER.MSG.NEXT.>", "$JS.API.CONSUMER.CREATE.MESH_EVENTS.*"'
     )
-    extra = one_user(f", permissions: {{ publish: {{ deny: [{forbidden}] }} }}")
-    with NatsServer(tmp_path, config_extra=extra) as server:
-        settings = NatsSettings(servers=(server.url,), user="agent", password=SECRET)
+    settings = NatsSettings(servers=(), user="agent", password=SECRET)
+    with NatsServer(tmp_path, config_extra=one_user()) as server:
+        settings = replace(settings, servers=(server.url,))
         async with connected(settings) as connection:
             await ensure(connection, MESH, CA)
+        server.stop()
+        server.configure(one_user(f", permissions: {{ publish: {{ deny: [{forbidden}] }} }}"))
+        server.start()
+        async with connected(settings) as connection:
             with pytest.raises(RightMissing, match=r"publish on service\.registry\.updated"):
                 await NatsEventLog(connection).publish(event(1))
             with pytest.raises(RightMissing, match=r"CONSUMER\.MSG\.NEXT"):

@@ -12,7 +12,7 @@ import pytest
 from pmoves_mesh.errors import ServerTooOld, StartError
 from pmoves_mesh.server.binary import inspect, locate
 from pmoves_mesh.server.process import restart_pause_s
-from pmoves_mesh.server.settings import ServerFiles, render
+from pmoves_mesh.server.settings import Listener, ServerFiles, render
 
 
 def script(directory: Path, answer: str) -> Path:
@@ -76,7 +76,7 @@ def test_a_program_that_is_something_else_is_refused(tmp_path: Path):
 
 def test_the_settings_bind_to_loopback_and_write_before_they_acknowledge(tmp_path: Path):
     files = ServerFiles(tmp_path / "nats")
-    assert render(files, "mesh-1", 4222).splitlines() == [
+    assert render(files, "mesh-1", Listener(port=4222)).splitlines() == [
         'listen: "127.0.0.1:4222"',
         'server_name: "mesh-1"',
         "max_payload: 1MB",
@@ -92,7 +92,7 @@ def test_the_settings_bind_to_loopback_and_write_before_they_acknowledge(tmp_pat
 
 
 def test_a_path_with_quotes_stays_one_string_of_the_settings():
-    text = render(ServerFiles(Path('/data/a "b"\\c é')), "mesh-1", 4222)
+    text = render(ServerFiles(Path('/data/a "b"\\c é')), "mesh-1", Listener(port=4222))
     assert 'pid_file: "/data/a \\"b\\"\\\\c é/nats-server.pid"' in text
 
 
