@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import random
 import socket
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 import pytest
+import uvloop
 from builders import MESH, NOW_MS, Authority, Identity
+from certificates import FileAuthority, IdentityFiles
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.author import Author
@@ -26,9 +31,12 @@ from pmoves_mesh.core.event import Event
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.store import Store
+from pmoves_mesh.tls import client_context
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.http.app import serving
 from pmoves_mesh.views.http.facade import Facade, RegistryFacts
+from pmoves_mesh.views.http.limits import Bounds
+from pmoves_mesh.views.http.listener import Exposure, TlsFiles
 
 NODE: Final = "alpha"
 HOST: Final = "127.0.0.1"
@@ -141,6 +149,112 @@ class Served:
             version=__version__,
             warnings=(),
         )
+
+
+def files_of(identity: IdentityFiles) -> Exposure:
+    """Returns an exposure by TLS with a node's files."""
+    return Exposure(tls=TlsFiles(certificate=identity.certificate, key=identity.key, roots=identity.roots))
+
+
+def believe(mesh: Served, *authorities: FileAuthority) -> None:
+    """Lets a node believe these CAs, beside the one that it was given."""
+    mesh.authority.trust.rotate([mesh.authority.root, *(one.root for one in authorities)], [])
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A node whose API other hosts reach, and the CA of its mesh."""
+
+    mesh: Served
+    port: int
+    ca: FileAuthority
+
+    def caller(self, identity: IdentityFiles | None = None) -> Caller:
+        """Returns a client on another host that speaks TLS, and shows an identity if it is given one."""
+        return Caller(self.port, own_address(), client_of(self.ca, identity))
+
+    def plain(self, address: str | None = None) -> Caller:
+        """Returns a client that speaks plain HTTP: on another host, unless it is told otherwise."""
+        return Caller(self.port, address or own_address())
+
+
+@asynccontextmanager
+async def exposed(
+    directory: Path,
+    ca: FileAuthority,
+    *,
+    host: str = "0.0.0.0",
+    exposure: Exposure | None = None,
+    bounds: Bounds | None = None,
+    token: str | None = None,
+    **changes: Any,
+) -> AsyncIterator[Exposed]:
+    """A node that serves its registry to other hosts, by TLS unless it is told otherwise.
+
+    changes are fields of its facade.
+    """
+    shown = exposure or files_of(ca.identity(NODE, "node"))
+    async with served(directory, token=token) as mesh:
+        believe(mesh, ca)
+        mesh.facade = replace(mesh.facade, **changes)
+        async with serving(mesh.facade, host, 0, exposure=shown, bounds=bounds or Bounds()) as port:
+            yield Exposed(mesh, port, ca)
+
+
+def client_of(ca: FileAuthority, identity: IdentityFiles | None = None) -> ssl.SSLContext:
+    """Returns what a client of a node connects with; without an identity it shows none."""
+    shown = (None, None) if identity is None else (identity.certificate, identity.key)
+    return client_context(*shown, ca.roots, allow=[f"spiffe://{MESH}/node/{NODE}"])
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client on another host, as far as the server can tell, or on this one.
+
+    tls is what it connects with; None for plain HTTP.
+    """
+
+    port: int
+    address: str
+    tls: ssl.SSLContext | None = None
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        async with aiohttp.ClientSession() as session:
+            return await self.ask_in(session, method, path, **options)
+
+    async def ask_in(self, session: aiohttp.ClientSession, method: str, path: str, **options: Any) -> Answer:
+        scheme = "http" if self.tls is None else "https"
+        url = f"{scheme}://{self.address}:{self.port}{path}"
+        async with session.request(method, url, ssl=self.tls or True, **options) as response:
+            raw = await response.read()
+            return Answer(response.status, response.headers, msgspec.json.decode(raw) if raw else None)
+
+    async def register(self, name: str, **options: Any) -> Answer:
+        return await self.ask("POST", "/api/services", json={"name": name, "port": 9000}, **options)
+
+
+def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Makes a coroutine into a test that is run on the loop of the standard library, and on uvloop."""
+
+    @functools.wraps(test)
+    def run(*, new_loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(test(**fixtures))
+
+    own = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.signature(test)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # type: ignore[attr-defined]
+    loops = [asyncio.new_event_loop, uvloop.new_event_loop]
+    return pytest.mark.parametrize("new_loop", loops, ids=["asyncio", "uvloop"])(run)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Waits until a condition holds; fails the test if it does not in time."""
+    begin_s = SystemClock().monotonic_s()
+    while not await condition():
+        if SystemClock().monotonic_s() - begin_s > DEADLINE_S:
+            pytest.fail(f"not within {DEADLINE_S:g} s: {what}")
+        await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
