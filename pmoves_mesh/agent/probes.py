@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -24,6 +25,10 @@ async def ask(probe: Probe, instance: Instance, timeout_s: float) -> Finding:
             return await probe(instance)
     except TimeoutError:
         return Finding(passed=False, output=f"timed out after {timeout_s:g} s", answered=False)
-    except Exception:  # noqa: BLE001 - whatever a service sends, it costs a finding and not the agent
-        _log.warning("probe failed in itself", service=instance.name, id=instance.id, exc_info=True)
+    except Exception as error:  # noqa: BLE001 - whatever a service sends, it costs a finding, not the agent
+        # Neither the error's text nor its variables: either may hold the credentials of the URL.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno}"
+        fault = type(error).__name__
+        _log.warning("probe failed", service=instance.name, id=instance.id, fault=fault, where=where)
         return Finding(passed=False, output="the probe itself failed", answered=False)

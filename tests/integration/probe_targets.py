@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 HOST = "127.0.0.1"
+SEND_BUFFER_BYTES = 32 * 1024
 REQUEST_BYTES_MAX = 64 * 1024
 
 
@@ -74,6 +76,8 @@ async def target(
             running.append(tasks.create_task(made.serve(reader, writer)))
 
         server = await asyncio.start_server(accept, HOST, port, ssl=tls, limit=REQUEST_BYTES_MAX)
+        # So that what a connection took is what the other end took, and not what waits in here.
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         made.port = server.sockets[0].getsockname()[1]
         try:
             yield made

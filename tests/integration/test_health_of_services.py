@@ -48,9 +48,9 @@ def test_a_service_becomes_healthy_and_unhealthy_after_its_server_stops_and_both
             port = server.server_port
             url = f"http://localhost:{port}/healthz"
             alpha.register("rag", port=port, capabilities=["rag"], health_url=url)
-            alpha.register("far", port=1, health_url="http://169.254.169.254/latest/meta-data/")
             taken = eventually(lambda: health(beta, "rag") == ("healthy", "HTTP 200"), "beta sees it is well")
             note(f"healthy on the other host {taken:.2f} s after it registered")
+            alpha.register("far", port=1, health_url="http://169.254.169.254/latest/meta-data/")
         taken = eventually(
             lambda: health(beta, "rag") == ("unhealthy", "refused"), "beta sees it end", FALL_S
         )

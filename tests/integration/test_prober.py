@@ -250,7 +250,10 @@ async def test_what_an_earlier_run_found_holds_until_probes_say_otherwise(node: 
         await becomes(node, key, "healthy")
     async with probing(node, probe):
         await rounds(probe, key, 5)
-    assert stated(node, key) == [("registered", "unknown"), ("health", "healthy")]
+    probe.finds["1"] = FAILED
+    async with probing(node, probe):
+        await becomes(node, key, "unhealthy")
+    assert stated(node, key) == [("registered", "unknown"), ("health", "healthy"), ("health", "unhealthy")]
 
 
 async def test_one_slow_probe_delays_no_other(node: Served):

@@ -56,7 +56,8 @@ async def test_a_status_from_200_to_299_passes_and_no_other(probe: HttpProbe, st
 
 async def test_nothing_of_what_the_service_said_is_handed_on(probe: HttpProbe):
     async with target(says(503, SECRET, X_Secret=SECRET, Set_Cookie=f"a={SECRET}")) as server:
-        first, second = await probe(at(server.url)), await probe(at(server.url))
+        named = at(f"http://localhost:{server.port}/")
+        first, second = await probe(named), await probe(named)
     assert first == second == Finding(passed=False, output="HTTP 503")
     assert SECRET not in "".join(server.asked), "a cookie is not given back"
 
@@ -171,7 +172,7 @@ async def test_of_a_body_of_10_mib_no_more_than_64_kib_are_read(
         async with asyncio.timeout(TIMEOUT_S):
             await server.broken.wait()
     assert read == BODY_BYTES_MAX
-    assert server.sent < whole / 2, "the rest stays with the server, and not in this host's buffers"
+    assert server.sent < whole / 10, "the rest stays with the server, and not in this host's buffers"
 
 
 async def test_a_compressed_body_is_not_unpacked(probe: HttpProbe):
@@ -313,13 +314,16 @@ async def test_a_server_without_tls_fails_over_https(probe: HttpProbe):
 # Bounds around any probe
 
 
-async def test_a_fault_in_a_probe_costs_a_finding_and_nothing_else():
+async def test_a_fault_in_a_probe_costs_a_finding_and_nothing_else(capsys: pytest.CaptureFixture[str]):
     async def broken(_: Instance) -> Finding:
         raise KeyError(SECRET)
 
     assert await ask(broken, at("http://127.0.0.1/"), TIMEOUT_S) == Finding(
         passed=False, output="the probe itself failed", answered=False
     )
+    said = "".join(capsys.readouterr())
+    assert "KeyError" in said
+    assert SECRET not in said
 
 
 def test_the_probe_reads_64_kib_and_follows_three_redirects():
