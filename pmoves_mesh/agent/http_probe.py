@@ -154,10 +154,7 @@ def _allowed_socket(info: _AddressInfo) -> socket.socket:
     family, kind, protocol, _, address = info
     if problem := address_problem(address[0]):
         raise PermissionError(errno.EPERM, problem)
-    made = socket.socket(family, kind, protocol)
-    # The kernel would otherwise take in megabytes that nobody reads.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BODY_BYTES_MAX)
-    return made
+    return socket.socket(family, kind, protocol)
 
 
 async def _read(response: aiohttp.ClientResponse) -> None:

@@ -172,8 +172,7 @@ async def test_of_a_body_of_10_mib_no_more_than_64_kib_are_read(
         async with asyncio.timeout(TIMEOUT_S):
             await server.broken.wait()
     assert read == BODY_BYTES_MAX
-    print("SENT", server.sent)
-    assert server.sent < whole / 2, "the rest stays with the server, and not in this host's buffers"
+    assert server.sent < whole / 10, "the rest stays with the server, and not in this host's buffers"
 
 
 async def test_a_compressed_body_is_not_unpacked(probe: HttpProbe):
