@@ -109,6 +109,18 @@ class Config:
     stream_max_bytes: int
     tailscale_authkey: Secret | None
 
+    @property
+    def secured(self) -> bool:
+        """Whether the NATS server runs on this host and asks everybody for a certificate of the mesh."""
+        return self.nats_dir is not None or (self.embedded and not is_loopback(self.nats_host))
+
+    @property
+    def mesh_tls(self) -> bool:
+        """Whether this node logs in to NATS with its own identity: TLS is asked for, and no other login is set."""
+        others = (self.nats_tls_ca, self.nats_tls_cert, self.nats_creds, self.nats_nkey_seed)
+        logins = (self.nats_user, self.nats_password, self.nats_token)
+        return self.nats_servers[0].startswith("tls://") and not any((*others, *logins))
+
 
 def load(environ: Mapping[str, str], cwd: Path) -> Config:
     """Returns the settings in `environ`, and in the `env.shared` of `cwd` where that has none.

@@ -1,18 +1,20 @@
-"""Who may connect to the NATS server of this host: kept in step with what the CA issued and operators revoked."""
+"""Who may log in to this host's NATS server: in step with what the CA issued and operators revoked."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Protocol, cast
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.config import Config
 from pmoves_mesh.core.event import CertificatesRevoked
+from pmoves_mesh.core.names import spiffe_id
+from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.errors import MeshError
-from pmoves_mesh.pki.anchors import constrained_anchor
 from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Applied, Replica
@@ -21,7 +23,8 @@ from pmoves_mesh.store.ledger import IssuedCertificate, Ledger
 
 _log: Final = structlog.get_logger(__name__)
 
-_LOOK_EVERY_S: Final = 60.0
+_LOOK_EVERY_S: Final = 2.0
+_TELL_EVERY_S: Final = 300.0
 
 
 class Door(Protocol):
@@ -31,97 +34,115 @@ class Door(Protocol):
         """Lets these members in, and nobody else of this mesh; the others keep their connections."""
         ...
 
+    async def reload(self) -> None:
+        """Makes the server take renewed certificates."""
+        ...
+
 
 def access_of(
-    mesh: str,
     roots: Sequence[x509.Certificate],
     owner: Identity,
+    files: tuple[Path, Path],
     certificates: Iterable[IssuedCertificate],
     now_ms: int,
 ) -> Access:
-    """Returns who may connect: whoever holds the key of a certificate that was not revoked and has not ended.
+    """Returns who may log in: whoever holds the key of a certificate that was not revoked and has not ended.
 
     Args:
-        mesh: the trust domain.
-        roots: its CA certificates.
-        owner: the node that runs the server.
+        roots: the mesh's CA certificates.
+        owner: the node on whose host the server runs.
+        files: the owner's certificate and key, which its mesh's clients are shown.
         certificates: all that were issued.
         now_ms: unix milliseconds.
     """
-    pins: dict[tuple[str, str], dict[str, None]] = {("node", owner.name): {owner.key_id: None}}
+    mesh = owner.id.removeprefix("spiffe://").partition("/")[0]
+    pins: dict[tuple[str, str], set[str]] = {(owner.kind, owner.name): {owner.key_id}}
     for one in certificates:
-        if one.revoked_ms is None and one.not_after_ms > now_ms:
-            pins.setdefault((one.kind, one.name), {})[one.key_id] = None
+        if one.holds(now_ms):
+            pins.setdefault((one.kind, one.name), set()).add(one.key_id)
+    members = [
+        Member(identity=spiffe_id(mesh, kind, name), kind=cast("SignerKind", kind), name=name, pins=keys)
+        for (kind, name), keys in ((who, tuple(sorted(keys))) for who, keys in sorted(pins.items()))
+    ]
     return Access(
         mesh=mesh,
         owner=owner.id,
-        anchor_pem="".join(constrained_anchor(root, mesh) for root in roots),
-        members=tuple(
-            Member(identity=f"spiffe://{mesh}/{kind}/{name}", kind=kind, name=name, pins=tuple(sorted(keys)))
-            for (kind, name), keys in sorted(pins.items())
-        ),
+        anchor_pem="".join(root.public_bytes(Encoding.PEM).decode() for root in roots),
+        members=tuple(members),
+        certificate=str(files[0]),
+        key=str(files[1]),
     )
 
 
 class AccessKeeper:
-    """Tells the server whenever somebody may come in, or no longer may."""
+    """Tells the server whenever somebody may log in, or no longer may."""
 
     def __init__(
-        self, config: Config, door: Door, ledger: Ledger | None, replica: Replica, clock: Clock
+        self,
+        door: Door,
+        ledger: Ledger,
+        replica: Replica,
+        access: Callable[[Iterable[IssuedCertificate]], Access],
+        clock: Clock,
     ) -> None:
-        self._config = config
+        """Takes the server, and what says who may log in to it."""
         self._door = door
         self._ledger = ledger
         self._replica = replica
+        self._access = access
         self._clock = clock
         self._changed = asyncio.Event()
         self._telling = asyncio.Lock()
 
-    async def run(self, owner: Identity) -> None:
-        """Keeps the server told for ever: at once after a revocation, and now and then for what ended."""
+    async def run(self) -> None:
+        """Keeps the server told for ever: at once after a revocation, soon after a command issued."""
         with self._replica.subscribed(self._notice):
             while True:
+                version = await asyncio.to_thread(self._ledger.version)
                 try:
-                    await self.tell(owner)
+                    await self.tell()
                 except MeshError as error:
-                    _log.error("the NATS server is not told who may connect", detail=str(error))
-                await self._wait()
+                    _log.error("the NATS server is not told who may log in", detail=str(error))
+                await self._wait(version)
 
-    async def tell(self, owner: Identity) -> None:
+    async def tell(self) -> None:
         """Tells the server now; returns when it heeds it.
 
         Raises:
             MeshError: if the server cannot be told.
         """
         async with self._telling:
-            certificates = await asyncio.to_thread(self._issued)
-            access = access_of(
-                self._config.mesh,
-                self._replica.verifier.trust.roots,
-                owner,
-                certificates,
-                self._clock.now_ms(),
-            )
-            await self._door.admit(access)
+            await self._door.admit(self._access(await asyncio.to_thread(self._issued)))
+
+    async def renewed(self) -> None:
+        """Lets the server take a renewed certificate.
+
+        Raises:
+            MeshError: if the server cannot be told.
+        """
+        async with self._telling:
+            await self._door.reload()
 
     def _issued(self) -> list[IssuedCertificate]:
         """Returns what the ledger holds, once it has heard of every revocation."""
-        if self._ledger is None:
-            return []
-        revoked = self._replica.registry.revoked
+        revoked = tuple(self._replica.registry.revoked)
         if revoked:
-            self._ledger.revoke(tuple(revoked), self._clock.now_ms())
+            self._ledger.revoke(revoked, self._clock.now_ms())
         return self._ledger.certificates()
 
     def _notice(self, applied: Applied) -> None:
         if isinstance(applied.verified.event, CertificatesRevoked):
             self._changed.set()
 
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(_LOOK_EVERY_S):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._changed.clear()
+    async def _wait(self, version: object) -> None:
+        """Waits for a revocation, a change of the ledger, or the time at which something may have ended."""
+        until_s = self._clock.monotonic_s() + _TELL_EVERY_S
+        while self._clock.monotonic_s() < until_s:
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                if await asyncio.to_thread(self._ledger.version) == version:
+                    continue
+            break
+        self._changed.clear()

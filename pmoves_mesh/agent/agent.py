@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -12,37 +11,39 @@ from typing import Any, Final
 
 import structlog
 
-from pmoves_mesh.agent.address import advertised_host
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
+from pmoves_mesh.agent.certificates import CertificateWatch
+from pmoves_mesh.agent.clones import Clones
+from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
+from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.http_probe import HttpProbe
-from pmoves_mesh.agent.link import Link, nats_settings
+from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.registrations import Registrations
-from pmoves_mesh.agent.renewal import Renewal
 from pmoves_mesh.agent.saver import Saver
-from pmoves_mesh.agent.trusted import first_trust, own_identity
+from pmoves_mesh.agent.trusted import identity_files, keeps_ca, local_secret
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import CapacityError, StoreError
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
-from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.queue import NatsWorkQueue
 from pmoves_mesh.log.stream import NatsEventLog
-from pmoves_mesh.pki.identity import Identity
+from pmoves_mesh.pki import keystore
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
-from pmoves_mesh.server.binary import locate
-from pmoves_mesh.server.process import EmbeddedServer
 from pmoves_mesh.store.store import Store
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.http.app import serving
 from pmoves_mesh.views.http.facade import Facade
+from pmoves_mesh.views.http.listener import Exposure, TlsFiles
 from pmoves_mesh.views.materialiser import Materialiser
+from pmoves_mesh.views.metrics import Metrics
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -62,7 +63,20 @@ class _Parts:
     announcer: Announcer
     outbox: Outbox
     saver: Saver
+    lease: LeaseKeeper
     loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    """What speaks and remembers for this node."""
+
+    replica: Replica
+    log: NatsEventLog
+    outbox: Outbox
+    author: Author
+    registrations: Registrations
+    saver: Saver
 
 
 async def serve(
@@ -88,53 +102,51 @@ async def serve(
         pid_file = PidFile(config.data_dir / PID_FILE)
         pid_file.acquire()
         stack.callback(pid_file.release)
-        server = await _start_server(config, clock, stack)
-        connection = await stack.enter_async_context(Connection(nats_settings(config)))
+        ground = await lay(config, clock, stack)
         store = await stack.enter_async_context(Store.opened(config.data_dir))
-        parts = await _assemble(config, clock, stack, connection=connection, store=store, listening=listening)
-        loops = parts.loops if server is None else (*parts.loops, server.supervise)
-        await _run(replace(parts, loops=loops), stop)
+        voice = await _find_voice(ground, store)
+        await _run(await _assemble(ground, voice, stack, listening), stop)
 
 
-async def _start_server(config: Config, clock: Clock, stack: AsyncExitStack) -> EmbeddedServer | None:
-    if not config.embedded:
-        return None
-    server = EmbeddedServer(locate(os.environ), config.data_dir, config.nats_port, clock)
-    stack.push_async_callback(server.stop)
-    await server.start()
-    return server
-
-
-async def _assemble(
-    config: Config,
-    clock: Clock,
-    stack: AsyncExitStack,
-    *,
-    connection: Connection,
-    store: Store,
-    listening: Callable[[int], None],
-) -> _Parts:
-    host = await advertised_host(config)
-    trust, identity = await first_trust(config, connection, clock, host)
+async def _find_voice(ground: Ground, store: Store) -> _Voice:
+    """Takes up what an earlier run knew and had to say."""
+    config, clock, connection = ground.config, ground.clock, ground.connection
     verifier = Verifier(
-        trust, NatsBucket(connection, topology.IDENTITIES), clock, accept_unsigned=config.accept_unsigned
+        ground.trust,
+        NatsBucket(connection, topology.IDENTITIES),
+        clock,
+        accept_unsigned=config.accept_unsigned,
     )
     log = NatsEventLog(connection)
-    bucket = NatsBucket(connection, topology.REGISTRY)
-    replica = Replica(verifier, log, bucket, clock)
+    replica = Replica(verifier, log, NatsBucket(connection, topology.REGISTRY), clock)
     saver = Saver(config.mesh, replica, store, clock)
     await saver.load()
     outbox = Outbox(store, log, clock)
     for entry in await store.outbox(_OUTBOX_LOADED_MAX):
         replica.apply_own(entry.sealed)
         outbox.put(entry)
-    author = Author(config.node, identity, store, replica, outbox, clock)
+    author = Author(config.node, ground.identity, store, replica, outbox, clock)
     await author.begin()
-    registrations = Registrations(author, replica, log, clock, host=host, mode=config.mode)
+    registrations = Registrations(author, replica, log, clock, host=ground.host, mode=config.mode)
     registrations.restore(await store.registrations())
-    link = Link(config, connection, replica, identity, clock)
-    facts = Facts(config, link, replica, outbox, clock)
-    names = frozenset({config.node, host, socket.gethostname().lower()})
+    await registrations.drop_forbidden()
+    return _Voice(replica, log, outbox, author, registrations, saver)
+
+
+async def _assemble(
+    ground: Ground, voice: _Voice, stack: AsyncExitStack, listening: Callable[[int], None]
+) -> _Parts:
+    config, clock, connection = ground.config, ground.clock, ground.connection
+    replica, author, registrations = voice.replica, voice.author, voice.registrations
+    link = Link(config, connection, replica, ground.identity, clock)
+    names = frozenset({config.node, ground.host, socket.gethostname().lower()})
+    probe = await stack.enter_async_context(HttpProbe(names, lambda: ground.trust.roots))
+    prober = Prober(registrations, clock, probe, seed=config.node)
+    clones, watch = Clones(author), CertificateWatch(config, clock)
+    custody = Custody(ground, replica, author, link)
+    facts = Facts(
+        config, link, replica, voice.outbox, lambda: [*watch.warnings(), *_doubts(prober), *clones.warnings()]
+    )
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -142,29 +154,60 @@ async def _assemble(
         describe=facts.describe,
         token=config.http_token.reveal() if config.http_token else None,
         names=names,
+        clock=clock,
+        enroller=custody.enroller,
+        local_secret=local_secret(config),
+        enrols=keeps_ca(config),
+        metrics=Metrics(
+            replica,
+            clock,
+            node=config.node,
+            outbox_depth=lambda: voice.outbox.depth,
+            certificates=lambda: watch.facts,
+        ).render,
     )
-    port = await stack.enter_async_context(serving(facade, config.http_host, config.http_port))
+    certificate, key = identity_files(config)
+    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
+    exposure = Exposure(tls=files, insecure=config.insecure_http)
+    port = await stack.enter_async_context(
+        serving(facade, config.http_host, config.http_port, exposure=exposure)
+    )
+    custody.http_port = port
     listening(port)
-    announcer = Announcer(replace(config, http_port=port), author, registrations, replica, log, clock)
-    materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, clock)
+    announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
+    tenant = Tenant(
+        node=config.node,
+        host=f"{socket.gethostname()} ({ground.host})",
+        ttl_s=config.lease_ttl_s,
+        incarnation=lambda: author.stamp.incarnation,
+        identity=lambda: author.identity,
+    )
+    leases = NatsBucket(connection, topology.LEASES)
+    lease = LeaseKeeper(tenant, replica.verifier, leases, clock, clones.note)
+    loops = (
+        *(() if ground.server is None else (ground.server.supervise,)),
+        *(link.run, voice.saver.run, prober.run, watch.run, clones.run, *custody.loops),
+        *map(link.once_joined, (lease.run, *_speaking(ground, voice), *custody.joined_loops)),
+    )
+    return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
 
-    async def adopt(fresh: Identity) -> None:
-        trust.admit(fresh.certificate_der)
-        await link.show(fresh)
-        author.identity = link.identity = fresh
 
-    renewal = Renewal(identity, lambda: own_identity(config, clock, host), adopt, clock)
-    probe = await stack.enter_async_context(HttpProbe(names, lambda: trust.roots))
-    prober = Prober(registrations, clock, probe, seed=config.node)
-    bridge = Bridge(connection, log, replica, registrations, clock)
-    speaking = (
-        outbox.run,
+def _doubts(prober: Prober) -> list[str]:
+    return [f"failed probes do not count now: {prober.starved}"] if prober.starved else []
+
+
+def _speaking(ground: Ground, voice: _Voice) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
+    """Returns what brings this node's words, and others', to where they belong."""
+    config, connection, replica = ground.config, ground.connection, voice.replica
+    bucket = NatsBucket(connection, topology.REGISTRY)
+    materialiser = Materialiser(NatsWorkQueue(connection), bucket, replica, ground.clock)
+    bridge = Bridge(connection, voice.log, replica, voice.registrations, ground.clock)
+    return (
+        voice.outbox.run,
         materialiser.run,
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )
-    loops = (link.run, saver.run, renewal.run, prober.run, *map(link.once_joined, speaking))
-    return _Parts(announcer, outbox, saver, loops)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:
@@ -184,6 +227,7 @@ async def _leave(parts: _Parts) -> None:
         async with asyncio.timeout(_LEAVE_S):
             await parts.announcer.leave("stopped")
             await parts.outbox.drained(_LEAVE_S)
+        await parts.lease.release()
         await parts.saver.save()
     except TimeoutError:
         _log.warning("left without the log's word; it is told at the next start")

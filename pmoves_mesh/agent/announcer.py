@@ -13,7 +13,8 @@ import structlog
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.registrations import Registrations
-from pmoves_mesh.config import Config
+from pmoves_mesh.agent.trusted import keeps_ca
+from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import (
     MANIFEST_ENTRIES_MAX,
@@ -185,6 +186,7 @@ class Announcer:
             services_running=tuple(services)[:_SERVICES_SHOWN_MAX],
             ts=self._clock.now_ms() / 1000,
             version=__version__,
+            enrols=keeps_ca(config) and not is_loopback(config.http_host),
         )
 
     def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...] | None:

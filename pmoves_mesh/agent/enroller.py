@@ -145,31 +145,33 @@ class LocalEnroller:
 class RemoteEnroller:
     """The way to the CA on another host, for the programs of this one; implements `ports.Enroller`."""
 
-    def __init__(self, node_id: str, tls_dir: Path, urls: Sequence[str], holder: Holder) -> None:
+    def __init__(
+        self, node_id: str, tls_dir: Path, urls: Callable[[], Sequence[str]], holder: Holder
+    ) -> None:
         """Takes what it needs.
 
         Args:
             node_id: this node's SPIFFE ID.
             tls_dir: where the CA certificates are that this host trusts.
-            urls: where the CA answers, `https://host:port` each.
+            urls: returns where the CA answers, `https://host:port` each.
             holder: the files of this node's identity.
         """
         self._node_id = node_id
         self._mesh = node_id.removeprefix("spiffe://").partition("/")[0]
         self._tls_dir = tls_dir
-        self._urls = tuple(urls)
+        self._urls = urls
         self._holder = holder
 
     async def enrol(self, wanted: Enrolment) -> IssuedIdentity:
         """Refuses: a token names the host that keeps the CA, and that is not this one."""
         del wanted
-        where = f": ask {', '.join(self._urls)}" if self._urls else ""
+        where = f": ask {', '.join(urls)}" if (urls := self._urls()) else ""
         raise EnrolmentRefusedError("not_here", f"this node does not keep the mesh's CA{where}")
 
     async def renew(self, wanted: Renewal) -> IssuedIdentity:
         """Passes it on to the CA; raises as `Enroller` says."""
         roots = await asyncio.to_thread(read_roots, self._tls_dir)
-        return await ca_client.renew(self._urls, roots, self._mesh, wanted.csr, wanted.certificate)
+        return await ca_client.renew(self._urls(), roots, self._mesh, wanted.csr, wanted.certificate)
 
     async def certify(self, wanted: ServiceRequest) -> IssuedIdentity:
         """Vouches for a service of this host; raises as `Enroller` says."""
@@ -182,7 +184,7 @@ class RemoteEnroller:
                 "name_not_allowed", f"the request is for {asked}, not for service {wanted.name}"
             )
         roots = await asyncio.to_thread(read_roots, self._tls_dir)
-        return await ca_client.certify(self._urls, roots, self._mesh, wanted.csr, self._holder)
+        return await ca_client.certify(self._urls(), roots, self._mesh, wanted.csr, self._holder)
 
 
 def _requested(csr: str, mesh: str) -> RequestedIdentity:

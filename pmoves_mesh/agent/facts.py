@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.outbox import Outbox
-from pmoves_mesh.config import Config
-from pmoves_mesh.core.query import iso
+from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.log.connection import redact
-from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http.facade import RegistryFacts
 
 _REJECTIONS_SHOWN: Final = 10
-_EXPIRY_WARNING_MS: Final = 3 * 24 * 60 * 60 * 1000
 
 
 class Facts:
     """Gathers the facts when they are asked for."""
 
-    def __init__(self, config: Config, link: Link, replica: Replica, outbox: Outbox, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        link: Link,
+        replica: Replica,
+        outbox: Outbox,
+        further: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """Takes where the facts are; `further` returns more warnings."""
         self._config = config
         self._link = link
         self._replica = replica
         self._outbox = outbox
-        self._clock = clock
+        self._further = further
 
     def describe(self) -> RegistryFacts:
         """Returns the facts as they are now."""
@@ -71,6 +77,8 @@ class Facts:
                 "the NATS server is not ours: whether it writes before it acknowledges "
                 "(jetstream sync_interval: always) cannot be seen from here"
             )
-        if self._link.identity.not_after_ms - self._clock.now_ms() < _EXPIRY_WARNING_MS:
-            warnings.append(f"this node's certificate ends at {iso(self._link.identity.not_after_ms)}")
-        return warnings
+        if self._config.insecure_http and not is_loopback(self._config.http_host):
+            warnings.append("PMOVES_INSECURE_HTTP=1: tokens and answers cross the network as plain text")
+        if self._link.identity.fingerprint in self._replica.registry.revoked:
+            warnings.append("this node's certificate was revoked: the mesh believes nothing that it says")
+        return [*warnings, *self._further()]

@@ -9,13 +9,16 @@ from typing import Any, Final
 
 import structlog
 
+from pmoves_mesh.agent.trusted import identity_files, keeps_ca
 from pmoves_mesh.config import Config
+from pmoves_mesh.core.names import JETSTREAM_API, MESH_API, inbox_prefix
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, SequenceGap
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.queue import NatsWorkQueue
+from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock, LogBounds
 from pmoves_mesh.replica import Replica
@@ -28,7 +31,19 @@ _FIRST_S: Final = 3.0
 
 
 def nats_settings(config: Config) -> NatsSettings:
-    """Returns how to reach the mesh's NATS."""
+    """Returns how to reach the mesh's NATS: by TLS with this node's identity, if no other login is set."""
+    if config.mesh_tls:
+        certificate, key = identity_files(config)
+        return NatsSettings(
+            servers=config.nats_servers,
+            name=f"pmoves-mesh {config.node}",
+            tls_ca=config.tls_dir / keystore.CA_CERTIFICATE,
+            tls_cert=certificate,
+            tls_key=key,
+            tls_server=config.mesh,
+            inbox_prefix=inbox_prefix("node", config.node),
+            api_prefix=JETSTREAM_API if keeps_ca(config) else MESH_API,
+        )
     return NatsSettings(
         servers=config.nats_servers,
         name=f"pmoves-mesh {config.node}",
@@ -123,14 +138,8 @@ class Link:
 
     async def _join(self) -> None:
         """Makes sure that stream and buckets are there, shows our certificate, chooses where to begin."""
-        config, replica = self._config, self._replica
-        bounds = await topology.ensure(
-            self.connection,
-            config.mesh,
-            replica.verifier.trust.root_fingerprints,
-            max_age_s=config.stream_max_age_s,
-            max_bytes=config.stream_max_bytes,
-        )
+        replica = self._replica
+        bounds = await self._ensure()
         await self.show(self.identity)
         other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
         if replica.stream_id and (other or self._broken_off):
@@ -141,12 +150,30 @@ class Link:
         if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
             await self._boot(bounds)
 
+    async def _ensure(self) -> LogBounds:
+        config, trust = self._config, self._replica.verifier.trust
+        return await topology.ensure(
+            self.connection,
+            config.mesh,
+            (*trust.root_fingerprints, *trust.retired),
+            max_age_s=config.stream_max_age_s,
+            max_bytes=config.stream_max_bytes,
+        )
+
     async def _boot(self, bounds: LogBounds) -> None:
         floor = min(await self._queue.floor(), bounds.last)
         keys = await self._replica.restore_from_bucket(floor)
         if floor + 1 < bounds.first:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
         _log.info("booted from the bucket", keys=keys, position=floor)
+
+    async def rejoin(self) -> None:
+        """Brings what the stream says of the mesh's CA up to date, as after a rotation.
+
+        Raises:
+            LogError: if the log cannot be reached, or is another mesh's.
+        """
+        await self._ensure()
 
     async def show(self, identity: Identity) -> None:
         """Lets the mesh see a certificate of this node.

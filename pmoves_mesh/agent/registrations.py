@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import structlog
 
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.core import query
@@ -20,13 +21,23 @@ from pmoves_mesh.core.event import (
     InstanceUnregistered,
     InstanceUpdated,
 )
+from pmoves_mesh.core.limits import allows
 from pmoves_mesh.core.model import INSTANCES_PER_NODE_MAX, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import HealthStatus, Host, Mode, parse_label
 from pmoves_mesh.core.registration import Registration, instance_id, instance_of, is_same
-from pmoves_mesh.errors import CapacityError, NotOwnerError, ReplicaBehindError, ServiceNotFound, StoreError
+from pmoves_mesh.errors import (
+    CapacityError,
+    NotOwnerError,
+    ReplicaBehindError,
+    ServiceForbiddenError,
+    ServiceNotFound,
+    StoreError,
+)
 from pmoves_mesh.ports import Clock, EventLog, Receipt
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.records import StoredRegistration
+
+_log: Final = structlog.get_logger(__name__)
 
 _ACKNOWLEDGED_S: Final = 2.0
 _APPLIED_S: Final = 2.0
@@ -90,6 +101,7 @@ class Registrations:
     async def register(self, wanted: Registration, *, wait: bool = True) -> Receipt:
         """Registers or updates an instance on this node; see `ports.Registrar`."""
         node = self._author.node
+        self._check_allowed(parse_label(wanted.name, "name"))
         key = InstanceKey(parse_label(wanted.name, "name"), node, instance_id(wanted, self.host))
         held = await self._durable(key)
         now = query.iso(self._clock.now_ms())
@@ -113,6 +125,25 @@ class Registrations:
             raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
         future = await self.state(record, InstanceUpdated if held else InstanceRegistered)
         return Receipt(instance=record, position=await self._settled(future, wait=wait))
+
+    def _check_allowed(self, service: str) -> None:
+        """Checks that this node's certificate allows a service; elsewhere nobody would believe it."""
+        signer = self._replica.verifier.trust.signer(self._author.identity.fingerprint)
+        if signer is not None and not allows(signer.allow, service):
+            raise ServiceForbiddenError(service, signer.allow)
+
+    async def drop_forbidden(self) -> None:
+        """Removes what this node's certificate no longer allows: the mesh would believe no announcement of it.
+
+        Raises:
+            StoreError: if it cannot be made durable.
+        """
+        for key in tuple(self.held):
+            try:
+                self._check_allowed(key.service)
+            except ServiceForbiddenError as error:
+                _log.warning("a registration is no longer allowed", detail=str(error))
+                await self._remove(key)
 
     async def deregister(
         self, service: str, *, node: str | None = None, instance_id: str | None = None, wait: bool = True

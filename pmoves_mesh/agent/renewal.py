@@ -19,8 +19,7 @@ from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogError, MeshError, PkiError
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.files import read_certificates, read_key, write_certificate
-from pmoves_mesh.pki.identity import Identity, verified_identity
-from pmoves_mesh.pki.requests import renewal_request
+from pmoves_mesh.pki.identity import Identity, identity_of, renewal_request
 from pmoves_mesh.ports import Clock, Enroller, Renewal
 
 _log: Final = structlog.get_logger(__name__)
@@ -91,7 +90,7 @@ class Renewals:
 
     def _read(self, held: Held) -> Identity:
         certificate = read_certificates(held.certificate)[0]
-        return verified_identity(self._trust, certificate, read_key(held.key))
+        return identity_of(self._trust, certificate, read_key(held.key))
 
     def _is_due(self, identity: Identity) -> bool:
         if self._clock.now_ms() >= identity.renew_after_ms:
@@ -101,12 +100,12 @@ class Renewals:
     async def _renew(self, held: Held, identity: Identity) -> Identity:
         wanted = Renewal(
             certificate=identity.certificate.public_bytes(Encoding.PEM).decode(),
-            csr=await asyncio.to_thread(renewal_request, identity),
+            csr=await asyncio.to_thread(renewal_request, self._trust.mesh, identity),
             remote="",
         )
         issued = await self._enroller.renew(wanted)
         certificate = x509.load_pem_x509_certificate(issued.certificate.encode())
-        fresh = verified_identity(self._trust, certificate, identity.key)
+        fresh = identity_of(self._trust, certificate, identity.key)
         await asyncio.to_thread(write_certificate, held.certificate, certificate)
         _log.info("certificate renewed", id=fresh.id, not_after_ms=fresh.not_after_ms)
         try:

@@ -2,47 +2,132 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+from pathlib import Path
 from typing import Final
 
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pmoves_mesh.agent import ca_client
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogError, PkiError
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.pki import keystore
-from pmoves_mesh.pki.identity import Identity
+from pmoves_mesh.pki.files import read_certificates, read_key, write_certificate, write_whole
+from pmoves_mesh.pki.identity import Identity, renewal_request, verified_identity
 from pmoves_mesh.ports import Clock
 
 IDENTITY_DIR: Final = "identity"
+SECRET_FILE: Final = "agent.secret"
+"""What programs of this host must know to be given an identity of a service: who may read the file."""
+
 _PEEK_S: Final = 2.0
+_SECRET_BYTES: Final = 32
+
+_log: Final = structlog.get_logger(__name__)
+
+
+def identity_files(config: Config) -> tuple[Path, Path]:
+    """Returns where this node's certificate and its key are."""
+    directory = config.data_dir / IDENTITY_DIR
+    return directory / keystore.IDENTITY_CERTIFICATE, directory / keystore.IDENTITY_KEY
+
+
+def keeps_ca(config: Config) -> bool:
+    """Returns whether the mesh's CA, with its key, is on this host."""
+    return keystore.has_authority(config.tls_dir)
 
 
 async def first_trust(
-    config: Config, connection: Connection, clock: Clock, host: str
+    config: Config, clock: Clock, host: str, connection: Connection | None = None
 ) -> tuple[Trust, Identity]:
     """Returns whom this node believes, and who it is; on a mesh's first start it makes the CA.
+
+    A certificate that ended while this host slept is renewed by the CA, if that can be reached.
+
+    Args:
+        config: the settings.
+        clock: the time.
+        host: the address at which this node is reached.
+        connection: to the mesh's NATS, which is asked whether there is such a mesh already; None
+            where nobody can log in before there is an identity.
 
     Raises:
         PkiError: if this node has no identity in the mesh and cannot give itself one.
     """
     if not (config.tls_dir / keystore.CA_CERTIFICATE).exists():
-        await _check_is_first(config, connection)
-        keystore.ensure_authority(config.tls_dir, config.mesh, clock.now_ms())
-    identity = own_identity(config, clock, host)
+        if config.mesh_tls and not config.secured:
+            raise PkiError(f"{config.tls_dir / keystore.CA_CERTIFICATE} is missing: {keystore.JOIN}")
+        if connection is not None:
+            await _check_is_first(config, connection)
+        await asyncio.to_thread(
+            keystore.ensure_authority, config.tls_dir, config.mesh, clock.now_ms(), _passphrase(config)
+        )
+    if not keeps_ca(config):
+        await _come_back(config, clock)
+    identity = await asyncio.to_thread(_own_identity, config, clock, host)
     trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
     trust.admit(identity.certificate_der)
     return trust, identity
 
 
-def own_identity(config: Config, clock: Clock, host: str) -> Identity:
-    """Returns this node's identity, renewed if it is time and the CA's key is at hand.
+def local_secret(config: Config) -> str:
+    """Returns what programs of this host must know to be given identities; made at the first start.
 
     Raises:
-        PkiError: if there is none that can be used.
+        PkiError: if it cannot be read or written.
     """
+    path = config.data_dir / SECRET_FILE
+    try:
+        found = path.read_text().strip() if path.exists() else ""
+    except OSError as error:
+        raise PkiError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
+        found = secrets.token_urlsafe(_SECRET_BYTES)
+        write_whole(path, found.encode(), mode=0o600)
+    return found
+
+
+def _own_identity(config: Config, clock: Clock, host: str) -> Identity:
     return keystore.open_identity(
-        config.data_dir / IDENTITY_DIR, config.tls_dir, config.mesh, config.node, (host,), clock.now_ms()
+        config.data_dir / IDENTITY_DIR,
+        config.tls_dir,
+        config.mesh,
+        config.node,
+        (host,),
+        clock.now_ms(),
+        passphrase=_passphrase(config),
     )
+
+
+async def _come_back(config: Config, clock: Clock) -> None:
+    """Renews an identity that has ended, if there is one; what keeps it from that is said, and shows again."""
+    certificate_path, key_path = identity_files(config)
+    if not config.ca_urls or not (certificate_path.exists() and key_path.exists()):
+        return
+    roots = keystore.read_roots(config.tls_dir)
+    certificate, key = read_certificates(certificate_path)[0], read_key(key_path)
+    held = verified_identity(config.mesh, config.node, roots, certificate, key)
+    if clock.now_ms() < held.not_after_ms:
+        return
+    pem = held.certificate.public_bytes(Encoding.PEM).decode()
+    try:
+        issued = await ca_client.renew(
+            config.ca_urls, roots, config.mesh, renewal_request(config.mesh, held), pem
+        )
+    except PkiError as error:
+        raise PkiError(f"this node's certificate has ended and was not renewed: {error}") from None
+    write_certificate(certificate_path, x509.load_pem_x509_certificate(issued.certificate.encode()))
+    _log.info("a certificate that had ended was renewed", id=held.id)
+
+
+def _passphrase(config: Config) -> str | None:
+    return config.ca_passphrase.reveal() if config.ca_passphrase else None
 
 
 async def _check_is_first(config: Config, connection: Connection) -> None:
@@ -54,7 +139,6 @@ async def _check_is_first(config: Config, connection: Connection) -> None:
         return  # what it is will show when the link joins
     if found is not None:
         raise PkiError(
-            f"{connection.server_url} already holds mesh {found.mesh}, whose CA is not in {config.tls_dir}: "
-            f"copy {keystore.CA_CERTIFICATE} and "
-            f"{keystore.CA_KEY} (fingerprint {found.ca_fingerprint[:16]}...) to {config.tls_dir}"
+            f"{connection.server_url} already holds mesh {found.mesh}, whose CA "
+            f"({found.ca_fingerprint[:16]}...) is not in {config.tls_dir}: {keystore.JOIN}"
         )

@@ -47,8 +47,9 @@ SIGNATURE: Final = "Mesh-Signature"
 
 _DOMAIN: Final = "pmoves-mesh event"
 _TOLERANCE_MS: Final = 5 * 60 * 1000
-_AHEAD_MAX_MS: Final = 24 * 60 * 60 * 1000
-"""Incarnations are times in milliseconds; one further ahead could not be outranked for as long."""
+_AHEAD_MAX_MS: Final = 100 * 365 * 86_400_000
+"""Incarnations are times in milliseconds. A clock may be as wrong as this; anything further ahead is meant
+to be outranked by nobody, and what lies within can be outranked at any later moment."""
 
 
 class SealedEvent(Struct, frozen=True, kw_only=True, gc=False):

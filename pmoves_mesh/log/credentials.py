@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pmoves_mesh.core.names import JETSTREAM_API, server_name_of
-from pmoves_mesh.errors import ConfigError, RightMissing
-from pmoves_mesh.log.peers import client_context
+from pmoves_mesh.errors import ConfigError, PkiError, RightMissing
+from pmoves_mesh.tls import client_context
 
 _SCHEMES: Final = ("nats", "tls")
 _PORT: Final = 4222
@@ -219,11 +219,14 @@ def _tls(settings: NatsSettings, *, wanted: bool) -> ssl.SSLContext | None:
     try:
         if settings.tls_server is not None:
             allowed = tuple(f"spiffe://{settings.tls_server}/{who}" for who in _SERVERS)
-            return client_context(settings.tls_cert, settings.tls_key, settings.tls_ca, allow=allowed)
+            roots = settings.tls_ca or Path()
+            return client_context(settings.tls_cert, settings.tls_key, roots, allow=allowed)
         context = ssl.create_default_context(cafile=settings.tls_ca)
         if settings.tls_cert is not None:
             # An encrypted key fails here instead of asking a terminal for its password.
             context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+    except PkiError as error:
+        raise RightMissing(f"usable TLS files ({error})", "check their paths and owners") from None
     except (OSError, ValueError) as error:
         files = ", ".join(
             str(path) for path in (settings.tls_ca, settings.tls_cert, settings.tls_key) if path

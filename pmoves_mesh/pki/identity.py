@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.core.trust import Signer, SignerKind, Trust
 from pmoves_mesh.errors import PkiError, UntrustedIssuer
+from pmoves_mesh.pki.requests import key_id, make_request
 
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
@@ -22,6 +23,9 @@ class Identity:
 
     Attributes:
         id: the SPIFFE ID.
+        kind: what it is for.
+        name: the last part of the SPIFFE ID.
+        key_id: SHA-256 of the public key, which a renewal keeps.
         fingerprint: SHA-256 of the certificate (DER), in hex.
         root: fingerprint of the CA certificate that it chains to.
         allow: patterns of the service names that it may state; none allow every name.
@@ -37,6 +41,9 @@ class Identity:
         self.certificate_der: Final = certificate.public_bytes(Encoding.DER)
         self.key: Final = key
         self.id: Final = signer.id
+        self.kind: Final = signer.kind
+        self.name: Final = signer.name
+        self.key_id: Final = key_id(signer.public_key)
         self.fingerprint: Final = signer.fingerprint
         self.root: Final = signer.root
         self.allow: Final = signer.allow
@@ -81,12 +88,36 @@ def verified_identity(
     Raises:
         PkiError: if the certificate is another's, does not chain to a root, or has another key.
     """
+    identity = identity_of(Trust(mesh, roots), certificate, key)
+    if identity.kind != kind or name not in {identity.name, None}:
+        raise PkiError(f"the certificate is that of {identity.id}")
+    return identity
+
+
+def identity_of(trust: Trust, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Identity:
+    """Returns whosever identity it is, once it is known that the mesh believes it. It may have expired.
+
+    Raises:
+        PkiError: if the certificate does not chain to a root, or has another key.
+    """
     if certificate.public_key() != key.public_key():
         raise PkiError("the key does not belong to the certificate")
     try:
-        signer = Trust(mesh, roots).admit(certificate.public_bytes(Encoding.DER))
+        signer = trust.admit(certificate.public_bytes(Encoding.DER))
     except UntrustedIssuer as error:
         raise PkiError(str(error)) from None
-    if signer.kind != kind or name not in {signer.name, None}:
-        raise PkiError(f"the certificate is that of {signer.id}")
     return Identity(signer, certificate, key)
+
+
+def renewal_request(mesh: str, identity: Identity) -> str:
+    """Returns the request (PEM) for a new certificate in the place of an identity's: same key, same names."""
+    names = identity.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return make_request(
+        mesh,
+        identity.kind,
+        identity.name,
+        identity.key,
+        tuple(names.get_values_for_type(x509.DNSName)),
+        tuple(address for address in addresses if isinstance(address, IPv4Address | IPv6Address)),
+    )

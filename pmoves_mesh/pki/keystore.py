@@ -36,6 +36,9 @@ CA_KEY_OLD: Final = "ca-old.key"
 CA_KEY_NEW: Final = "ca-new.key"
 IDENTITY_CERTIFICATE: Final = "node.crt"
 IDENTITY_KEY: Final = "node.key"
+SERVICES: Final = "services"
+"""The directory, below that of the CA, with the identities of this host's services."""
+
 NATS_SERVICE: Final = "nats"
 """The name under which a NATS server of the mesh is known: `spiffe://<mesh>/service/nats`."""
 
@@ -166,13 +169,17 @@ def read_roots(tls_dir: Path) -> tuple[x509.Certificate, ...]:
     return read_certificates(path)
 
 
-def write_roots(tls_dir: Path, roots: Iterable[x509.Certificate]) -> None:
-    """Writes the CA certificates that the mesh trusts, the issuing one first.
+def write_roots(tls_dir: Path, roots: Iterable[x509.Certificate]) -> bool:
+    """Writes the CA certificates that the mesh trusts, the issuing one first; returns whether they changed.
 
     Raises:
         PkiError: if they cannot be written; what was there before is then still there.
     """
-    write_certificates(tls_dir / CA_CERTIFICATE, roots)
+    path, wanted = tls_dir / CA_CERTIFICATE, tuple(roots)
+    if path.exists() and read_certificates(path) == wanted:
+        return False
+    write_certificates(path, wanted)
+    return True
 
 
 def load_authority(tls_dir: Path, mesh: str, passphrase: str | None = None) -> Authority:

@@ -135,6 +135,14 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path: Final = path
 
+    def version(self) -> tuple[int, int]:
+        """Returns what tells one state of the file from another, without reading it."""
+        try:
+            state = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (state.st_mtime_ns, state.st_size)
+
     def add_token(self, token: StoredToken) -> None:
         """Remembers a new token, and forgets those that ended long ago."""
         with self._opened() as connection, transaction(connection):

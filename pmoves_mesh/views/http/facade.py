@@ -128,7 +128,7 @@ class Facade:
         clock: the time, for what is counted and for certificates.
         enroller: who gives certificates; None where the CA is not kept.
         local_secret: what programs of this host know that may ask for identities of services.
-        trust_report: what `/api/trust` says; None to say what the replica knows.
+        enrols: whether this node keeps the CA.
         metrics: returns the metrics as text and its content type, for a reader's `Accept`.
     """
 
@@ -141,7 +141,7 @@ class Facade:
     clock: Clock = field(default_factory=SystemClock)
     enroller: Enroller | None = None
     local_secret: str | None = field(default=None, repr=False)
-    trust_report: Callable[[], TrustReport] | None = None
+    enrols: bool = False
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
 
 

@@ -19,10 +19,7 @@ _REJECTIONS_SHOWN: Final = 10
 async def trust(request: web.Request) -> Answer:
     """Answers `GET /api/trust`."""
     facade = request.app[FACADE]
-    if facade.trust_report is not None:
-        found = facade.trust_report()
-    else:
-        found = report(facade.replica, facade.node, facade.clock.now_ms(), enrols=facade.enroller is not None)
+    found = report(facade.replica, facade.node, facade.clock.now_ms(), enrols=facade.enrols)
     return Answer(parts=[encode(found)])
 
 

@@ -1,0 +1,106 @@
+"""What an agent stands on before it can do anything: its trust, its NATS server, its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from pmoves_mesh.agent.access import Door, access_of
+from pmoves_mesh.agent.address import advertised_host
+from pmoves_mesh.agent.issuing import entry
+from pmoves_mesh.agent.link import nats_settings
+from pmoves_mesh.agent.trusted import first_trust, identity_files, keeps_ca
+from pmoves_mesh.config import Config
+from pmoves_mesh.core.trust import Trust
+from pmoves_mesh.log.connection import Connection
+from pmoves_mesh.pki.identity import Identity
+from pmoves_mesh.ports import Clock
+from pmoves_mesh.server.access import Access
+from pmoves_mesh.server.binary import locate
+from pmoves_mesh.server.door import GuestDoor
+from pmoves_mesh.server.process import EmbeddedServer, Secured
+from pmoves_mesh.store.ledger import LEDGER_FILE, IssuedCertificate, Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every part of an agent may stand on.
+
+    Attributes:
+        host: the address at which others reach this node.
+        identity: who this node was at its start; renewals follow.
+        ledger: of the CA; empty where this host does not keep it.
+        server: the embedded nats-server, if this agent runs it.
+        door: lets identities log in to the nats-server of this host; None where none asks for them.
+    """
+
+    config: Config
+    clock: Clock
+    host: str
+    trust: Trust
+    identity: Identity
+    ledger: Ledger
+    connection: Connection
+    server: EmbeddedServer | None
+    door: Door | None
+
+    def access(self, certificates: Iterable[IssuedCertificate]) -> Access:
+        """Returns who may log in to the nats-server, when these certificates were issued."""
+        files = identity_files(self.config)
+        return access_of(self.trust.roots, self.identity, files, certificates, self.clock.now_ms())
+
+
+async def lay(config: Config, clock: Clock, stack: AsyncExitStack) -> Ground:
+    """Returns the ground, whose parts end with `stack`.
+
+    A server that asks for certificates needs this node's own before it starts; one that does not
+    is asked first whether there is a mesh already.
+
+    Raises:
+        MeshError: one of its subclasses, if there is no ground to stand on.
+    """
+    host = await advertised_host(config)
+    ledger = Ledger(config.tls_dir / LEDGER_FILE)
+    if not config.secured:
+        server = await _started(config, clock, stack, None)
+        connection = await stack.enter_async_context(Connection(nats_settings(config)))
+        trust, identity = await first_trust(config, clock, host, connection)
+        await _record(config, ledger, identity, clock)
+        return Ground(config, clock, host, trust, identity, ledger, connection, server, None)
+    trust, identity = await first_trust(config, clock, host)
+    await _record(config, ledger, identity, clock)
+    issued = await asyncio.to_thread(ledger.certificates)
+    access = access_of(trust.roots, identity, identity_files(config), issued, clock.now_ms())
+    guest = None if config.nats_dir is None else GuestDoor(config.nats_dir, clock)
+    if guest is not None:
+        await guest.admit(access)
+    server = await _started(config, clock, stack, access)
+    connection = await stack.enter_async_context(Connection(nats_settings(config)))
+    return Ground(config, clock, host, trust, identity, ledger, connection, server, guest or server)
+
+
+async def _started(
+    config: Config, clock: Clock, stack: AsyncExitStack, access: Access | None
+) -> EmbeddedServer | None:
+    if not config.embedded:
+        return None
+    secured = None
+    if access is not None:
+        certificate, key = identity_files(config)
+        secured = Secured(
+            host=config.nats_host, mesh=config.mesh, certificate=certificate, key=key, access=access
+        )
+    server = EmbeddedServer(locate(os.environ), config.data_dir, config.nats_port, clock, secured)
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return server
+
+
+async def _record(config: Config, ledger: Ledger, identity: Identity, clock: Clock) -> None:
+    """Enters this node's own identity, which it gave itself, into the CA's ledger."""
+    if keeps_ca(config):
+        own = entry(identity.certificate, (identity.kind, identity.name), identity.root, clock.now_ms())
+        await asyncio.to_thread(ledger.record, own)
