@@ -486,7 +486,7 @@ def test_an_eviction_says_whom_where_and_why(run: Run, agent: ScriptedAgent, ope
 
 def test_a_decree_is_made_without_an_agent_too(run: Run, operator: ScriptedOperator, unused_tcp_port: int):
     outcome = run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=unused_tcp_port)
-    assert outcome == (0, "evicted: alpha/whisper (position 7, no agent answers here)\n", "")
+    assert outcome == (0, "evicted: alpha/whisper (position 7, not heeded by an agent here yet)\n", "")
     assert run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=0).code == 0
     assert len(operator.decreed) == 2
 
