@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
+import structlog
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.operator import Build
@@ -457,10 +458,11 @@ class ScriptedOperator:
 
 
 @pytest.fixture
-def operator(monkeypatch: pytest.MonkeyPatch) -> ScriptedOperator:
+def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedOperator]:
     scripted = ScriptedOperator()
     monkeypatch.setattr("pmoves_mesh.agent.operator.run", scripted.run)
-    return scripted
+    yield scripted
+    structlog.reset_defaults()  # the command keeps the log off the terminal, as its process may
 
 
 def test_an_eviction_says_whom_where_and_why(run: Run, agent: ScriptedAgent, operator: ScriptedOperator):
