@@ -22,14 +22,14 @@ class Decreed(NamedTuple):
 
     Attributes:
         position: where in the stream it stands.
-        heeded: whether this host's agent has folded it in; False where none answers.
+        heeded: whether this host's agent has folded it in; False where none answers, or not in time.
     """
 
     position: int
     heeded: bool
 
     def __str__(self) -> str:
-        return f"position {self.position}{'' if self.heeded else ', no agent answers here'}"
+        return f"position {self.position}{'' if self.heeded else ', not heeded by an agent here yet'}"
 
 
 def decree(config: Config, build: Build) -> Decreed:

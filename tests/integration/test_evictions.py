@@ -130,5 +130,5 @@ def test_without_an_agent_here_the_decree_is_made_all_the_same(tmp_path: Path):
         bare = mesh.agent("bare", SERVICE_REGISTRY_PORT="1")
         done = bare.run("deregister", "alpha/rag", "--force")
         assert done.returncode == 0, done.stderr
-        assert "no agent answers here" in done.stdout
+        assert "not heeded by an agent here yet" in done.stdout
         eventually(lambda: not alpha.knows("rag"), "alpha heeds it", KNOWN_WITHIN_S)

@@ -44,7 +44,7 @@ def test_no_truncated_event_verifies(sealed: SealedEvent, data: st.DataObject):
     is_refused(msgspec.structs.replace(sealed, payload=sealed.payload[:kept]))
 
 
-@given(sealed_events(), st.binary(min_size=1, max_size=20), st.booleans())
+@given(sealed=sealed_events(), more=st.binary(min_size=1, max_size=20), before=st.booleans())
 def test_no_event_with_something_added_verifies(sealed: SealedEvent, more: bytes, *, before: bool):
     payload = more + sealed.payload if before else sealed.payload + more
     is_refused(msgspec.structs.replace(sealed, payload=payload))

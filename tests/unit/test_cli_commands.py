@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 import pytest
+import structlog
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.operator import Build
@@ -457,10 +458,11 @@ class ScriptedOperator:
 
 
 @pytest.fixture
-def operator(monkeypatch: pytest.MonkeyPatch) -> ScriptedOperator:
+def operator(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedOperator]:
     scripted = ScriptedOperator()
     monkeypatch.setattr("pmoves_mesh.agent.operator.run", scripted.run)
-    return scripted
+    yield scripted
+    structlog.reset_defaults()  # the command keeps the log off the terminal, as its process may
 
 
 def test_an_eviction_says_whom_where_and_why(run: Run, agent: ScriptedAgent, operator: ScriptedOperator):
@@ -486,7 +488,7 @@ def test_an_eviction_says_whom_where_and_why(run: Run, agent: ScriptedAgent, ope
 
 def test_a_decree_is_made_without_an_agent_too(run: Run, operator: ScriptedOperator, unused_tcp_port: int):
     outcome = run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=unused_tcp_port)
-    assert outcome == (0, "evicted: alpha/whisper (position 7, no agent answers here)\n", "")
+    assert outcome == (0, "evicted: alpha/whisper (position 7, not heeded by an agent here yet)\n", "")
     assert run("deregister", "alpha/whisper", "--force", SERVICE_REGISTRY_PORT=0).code == 0
     assert len(operator.decreed) == 2
 
