@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
 
 from aiohttp import web
 
@@ -11,13 +13,17 @@ from pmoves_mesh.errors import UntrustedIssuer, WriteRefusedError
 from pmoves_mesh.tls import peer_certificate
 from pmoves_mesh.views.http.facade import FACADE
 
+_REMEMBERED_MAX: Final = 1024
 
+
+@lru_cache(_REMEMBERED_MAX)  # every request asks, and few hosts ask much
 def is_loopback(address: str) -> bool:
     """Returns whether an address is this host's own, which nobody else can send from."""
     found = _parsed(address)
     return found is not None and found.is_loopback
 
 
+@lru_cache(_REMEMBERED_MAX)
 def network_of(address: str) -> str:
     """Returns what stands for one host in a count: its IPv4 address, or its IPv6 network.
 
