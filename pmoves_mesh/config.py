@@ -116,7 +116,7 @@ class Config:
 
     @property
     def mesh_tls(self) -> bool:
-        """Whether this node logs in to NATS with its own identity: TLS is asked for, and no other login is set."""
+        """Whether this node logs in to NATS with its identity: TLS is asked for, and no other login set."""
         others = (self.nats_tls_ca, self.nats_tls_cert, self.nats_creds, self.nats_nkey_seed)
         logins = (self.nats_user, self.nats_password, self.nats_token)
         return self.nats_servers[0].startswith("tls://") and not any((*others, *logins))

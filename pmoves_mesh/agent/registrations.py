@@ -133,7 +133,7 @@ class Registrations:
             raise ServiceForbiddenError(service, signer.allow)
 
     async def drop_forbidden(self) -> None:
-        """Removes what this node's certificate no longer allows: the mesh would believe no announcement of it.
+        """Removes what this node's certificate no longer allows: nobody would believe its announcements.
 
         Raises:
             StoreError: if it cannot be made durable.

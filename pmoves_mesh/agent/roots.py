@@ -1,4 +1,4 @@
-"""The roots on this host's disk: kept as the mesh's latest rotation says, so that TLS believes whom events believe."""
+"""The roots on this host's disk, as the latest rotation says: TLS believes whom events believe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RootsKeeper:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follows the mesh's rotations for ever; what cannot be written is said, and tried at the next one."""
+        """Follows the mesh's rotations for ever; what cannot be written is said."""
         with self._replica.subscribed(self._notice):
             self._wake.set()  # there may have been one while this agent was away
             while True:

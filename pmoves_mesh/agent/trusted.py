@@ -23,7 +23,7 @@ from pmoves_mesh.pki.identity import Identity, renewal_request, verified_identit
 from pmoves_mesh.ports import Clock
 
 IDENTITY_DIR: Final = "identity"
-SECRET_FILE: Final = "agent.secret"
+LOCAL_FILE: Final = "agent.secret"
 """What programs of this host must know to be given an identity of a service: who may read the file."""
 
 _PEEK_S: Final = 2.0
@@ -82,7 +82,7 @@ def local_secret(config: Config) -> str:
     Raises:
         PkiError: if it cannot be read or written.
     """
-    path = config.data_dir / SECRET_FILE
+    path = config.data_dir / LOCAL_FILE
     try:
         found = path.read_text().strip() if path.exists() else ""
     except OSError as error:
@@ -106,7 +106,7 @@ def _own_identity(config: Config, clock: Clock, host: str) -> Identity:
 
 
 async def _come_back(config: Config, clock: Clock) -> None:
-    """Renews an identity that has ended, if there is one; what keeps it from that is said, and shows again."""
+    """Renews an identity that has ended, if there is one."""
     certificate_path, key_path = identity_files(config)
     if not config.ca_urls or not (certificate_path.exists() and key_path.exists()):
         return

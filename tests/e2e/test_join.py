@@ -1,4 +1,4 @@
-"""Joining: one token, one command, and a second host is in the mesh; whatever is wrong is said in one line."""
+"""Joining: one token, one command, and a second host is in the mesh; what is wrong is one line."""
 
 from __future__ import annotations
 
