@@ -37,6 +37,9 @@ _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) t
 # nats-py logs tracebacks of errors that it also hands to the callbacks, and those are reported here.
 logging.getLogger("nats").setLevel(logging.CRITICAL + 1)
 
+# What nats-py answers at the end of a TLS connection is of no use there, and asyncio says so each time.
+logging.getLogger("asyncio").addFilter(lambda record: "eof_received()" not in str(record.msg))
+
 
 async def end(task: asyncio.Task[None]) -> None:
     """Cancels a task until it is over: nats-py swallows a cancellation that arrives while it connects."""
