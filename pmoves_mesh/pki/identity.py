@@ -22,6 +22,8 @@ class Identity:
 
     Attributes:
         id: the SPIFFE ID.
+        kind: what it is for.
+        name: the last part of its SPIFFE ID.
         fingerprint: SHA-256 of the certificate (DER), in hex.
         root: fingerprint of the CA certificate that it chains to.
         allow: patterns of the service names that it may state; none allow every name.
@@ -37,6 +39,8 @@ class Identity:
         self.certificate_der: Final = certificate.public_bytes(Encoding.DER)
         self.key: Final = key
         self.id: Final = signer.id
+        self.kind: Final = signer.kind
+        self.name: Final = signer.name
         self.fingerprint: Final = signer.fingerprint
         self.root: Final = signer.root
         self.allow: Final = signer.allow
