@@ -7,10 +7,12 @@ and whose other side must be the node that the token names. Only there does the 
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -35,6 +37,8 @@ TIMEOUT_S: Final = 15.0
 
 ANSWER_BYTES_MAX: Final = 256 * 1024
 
+_CLOSE_S: Final = 1.0
+_CLOSE_POLL_S: Final = 0.01
 _CHUNK_BYTES: Final = 16 * 1024
 _ROOTS_MAX: Final = 16
 _REASON_LENGTH_MAX: Final = 64
@@ -252,10 +256,32 @@ async def _trusting(
 
 @asynccontextmanager
 async def _session(context: ssl.SSLContext) -> AsyncIterator[aiohttp.ClientSession]:
-    connector = aiohttp.TCPConnector(ssl=context, force_close=True)
+    """Gives a session whose connections are closed when it ends, not some time after it."""
+    sockets: list[socket.socket] = []
+
+    def make(address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        sockets.append(made)
+        return made
+
+    connector = aiohttp.TCPConnector(ssl=context, force_close=True, socket_factory=make)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        yield session
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            yield session
+    finally:
+        await _close(sockets)
+
+
+async def _close(sockets: Sequence[socket.socket]) -> None:
+    """Ends connections that TLS would keep until the other side says goodbye too; waits at most 1 s."""
+    for one in sockets:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_S):
+            while any(one.fileno() >= 0 for one in sockets):  # noqa: ASYNC110 - a socket tells nobody
+                await asyncio.sleep(_CLOSE_POLL_S)
 
 
 async def _ask(

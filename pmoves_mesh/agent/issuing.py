@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -16,12 +17,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.core.limits import allows, patterns_of
 from pmoves_mesh.core.names import spiffe_id
-from pmoves_mesh.core.trust import fingerprint
-from pmoves_mesh.errors import CertificateRequestRejected, EnrolmentRefusedError, RateLimitedError
+from pmoves_mesh.core.trust import Trust, fingerprint
+from pmoves_mesh.errors import (
+    CertificateRequestRejected,
+    EnrolmentRefusedError,
+    PkiError,
+    RateLimitedError,
+    UntrustedIssuer,
+)
 from pmoves_mesh.pki import keystore, tokens
 from pmoves_mesh.pki.authority import LIFETIME_MAX_S, Authority
+from pmoves_mesh.pki.files import read_certificates
 from pmoves_mesh.pki.requests import REQUEST_LENGTH_MAX, RequestedIdentity, key_id, read_request
-from pmoves_mesh.pki.templates import NODE_LIFETIME_S, CertificateRequest, trust_domain_id
+from pmoves_mesh.pki.templates import BACKDATE_S, NODE_LIFETIME_S, CertificateRequest, trust_domain_id
 from pmoves_mesh.ports import Enrolment, Renewal, ServiceRequest
 from pmoves_mesh.store.ledger import LEDGER_FILE, IssuedCertificate, Ledger, StoredToken
 
@@ -74,6 +82,29 @@ class Issuing:
         if recorded.revoked_ms is not None:
             _refuse("certificate_revoked", f"the key of {request.kind} {request.name} was revoked")
         return recorded
+
+    def record(self, certificate: x509.Certificate, now_ms: int) -> IssuedCertificate:
+        """Records a certificate that this CA gave in some other way, such as to this node itself.
+
+        Raises:
+            UntrustedIssuer: if it is none of this CA's.
+        """
+        signer = Trust(self.mesh, keystore.read_roots(self.tls_dir)).admit(
+            certificate.public_bytes(Encoding.DER)
+        )
+        owner, issued_ms = (signer.kind, signer.name), min(now_ms, signer.not_before_ms + BACKDATE_S * 1000)
+        return self.ledger.record(entry(certificate, owner, signer.root, issued_ms))
+
+    def record_files(self, now_ms: int) -> list[IssuedCertificate]:
+        """Records the certificates in the TLS directory, as `certs init` makes them, and returns them.
+
+        What is not of this CA, or cannot be read, is left out.
+        """
+        found = []
+        for path in keystore.kept_files(self.tls_dir):
+            with suppress(PkiError, UntrustedIssuer):
+                found.append(self.record(read_certificates(path)[0], now_ms))
+        return found
 
     def enrol(self, wanted: Enrolment, now_ms: int) -> Given:
         """Lets a host in, once per token.

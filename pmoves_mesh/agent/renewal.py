@@ -128,7 +128,7 @@ class Renewals:
 def held_here(identity_dir: Path, tls_dir: Path, *, keeps_ca: bool) -> Iterator[Held]:
     """Yields this host's certificates: the node's own, its services', and beside the CA those of `tls/`."""
     stems = [identity_dir / "node"]
-    stems += sorted(path.with_suffix("") for path in (tls_dir / keystore.SERVICES).glob("*.crt"))
+    stems += sorted(path.with_suffix("") for path in (tls_dir / keystore.SERVICES_DIR).glob("*.crt"))
     if keeps_ca:
         stems += [tls_dir / name for name in ("server", "client", "operator")]
     for stem in stems:

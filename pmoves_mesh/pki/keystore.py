@@ -36,9 +36,7 @@ CA_KEY_OLD: Final = "ca-old.key"
 CA_KEY_NEW: Final = "ca-new.key"
 IDENTITY_CERTIFICATE: Final = "node.crt"
 IDENTITY_KEY: Final = "node.key"
-SERVICES: Final = "services"
-"""The directory, below that of the CA, with the identities of this host's services."""
-
+SERVICES_DIR: Final = "services"
 NATS_SERVICE: Final = "nats"
 """The name under which a NATS server of the mesh is known: `spiffe://<mesh>/service/nats`."""
 
@@ -249,6 +247,12 @@ def open_identity(
             ) from None
         write_identity(identity_dir, certificate, key)
         return verified_identity(mesh, node, roots, certificate, key)
+
+
+def kept_files(tls_dir: Path) -> list[Path]:
+    """Returns the certificates of the TLS directory that are somebody's identity, each beside its key."""
+    found = [*tls_dir.glob("*.crt"), *(tls_dir / SERVICES_DIR).glob("*.crt")]
+    return sorted(path for path in found if path.name != CA_CERTIFICATE and path.with_suffix(".key").exists())
 
 
 def write_identity(

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import click
 import pytest
 
 from pmoves_mesh.cli.main import main
@@ -39,6 +40,25 @@ def test_init_keeps_what_is_there_until_it_is_forced(tls_dir: Path, capsys: pyte
     assert {path.name: path.read_bytes() for path in tls_dir.iterdir()} == before
     assert main(["certs", "init", "--force"]) == 0
     assert not any(path.read_bytes() == before[path.name] for path in tls_dir.iterdir())
+
+
+def test_init_asks_for_a_passphrase_and_encrypts_the_authority_alone(
+    tls_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[bool] = []
+
+    def prompt(_text: str, *, hide_input: bool, confirmation_prompt: bool, err: bool) -> str:
+        assert hide_input
+        assert err
+        asked.append(confirmation_prompt)
+        return "correct horse"
+
+    monkeypatch.setattr(click, "prompt", prompt)
+    assert main(["certs", "init", "--passphrase"]) == 0
+    assert main(["certs", "init", "--passphrase"]) == 0
+    assert asked == [True, False], "a new one is typed twice"
+    encrypted = {path.name for path in tls_dir.glob("*.key") if b"ENCRYPTED" in path.read_bytes()}
+    assert encrypted == {"ca.key"}
 
 
 def test_show_tells_whose_they_are_for_which_names_and_until_when(
