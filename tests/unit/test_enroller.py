@@ -378,6 +378,20 @@ async def test_whoever_cannot_vouch_for_a_service_is_refused(office: Office):
     assert await refusal(office.certify("rag", node)) == "certificate_revoked"
 
 
+# What the CA gave in other ways
+
+
+async def test_the_files_that_init_made_are_recorded_once_and_can_be_revoked(office: Office):
+    keystore.init(office.tls_dir, MESH, "main", [], NOW_MS)
+    foreign = keystore.init(office.tls_dir / "services", MESH, "main", [], NOW_MS)[0]
+    assert foreign, "certificates of another CA lie there too"
+    for _ in range(2):
+        recorded = office.issuing.record_files(NOW_MS)
+        assert {(one.kind, one.name) for one in recorded} == {("service", "nats"), ("service", "client-main")}
+    assert len(office.ledger.certificates()) == 2
+    assert len(office.ledger.revoke([recorded[0].fingerprint], NOW_MS)) == 1
+
+
 # What is written down
 
 
