@@ -102,7 +102,9 @@ OWNING: Final = (
 )
 """Making the stream and the buckets, and telling whom the CA let in."""
 
-_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>")
+_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
+"""The last one carries what JetStream answers to the outer account."""
+
 _NOT_FOR_MEMBERS: Final = (f"{JETSTREAM_API}CONSUMER.CREATE.{_SHARED}",)
 
 

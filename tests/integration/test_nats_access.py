@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from log_support import DEADLINE_S, connected, event, eventually, in_chunks, read_until
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer, free_port, wait_for_greeting
 from secured import CLOCK, SecuredMesh, running
 
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing, StartError
@@ -470,3 +470,40 @@ async def test_roots_that_are_missing_are_told_in_one_line(mesh: SecuredMesh, po
         problem = await refused(mesh.settings(mesh.owner, port, tls_ca=roots))
         assert isinstance(problem, RightMissing)
         assert "usable TLS files" in str(problem)
+
+
+# The configuration that is shipped
+
+
+async def test_a_server_takes_the_shipped_configuration_and_its_members_work(
+    mesh: SecuredMesh, port: int, tmp_path: Path
+) -> None:
+    """As `deploy/nats/README.md` says: the example, with the files and keys of a mesh in their places."""
+    parties = {
+        "a": mesh.owner,
+        "b": mesh.party("jetson"),
+        "c": mesh.party("main", "operator"),
+        "d": mesh.party("whisper", "service"),
+    }
+    shown = mesh.party("nats", "service")
+    text = (ROOT / "deploy" / "nats" / "nats-server.conf").read_text()
+    for placeholder, party in parties.items():
+        text = text.replace(placeholder * 64, party.member().pins[0])
+    text = text.replace("0.0.0.0:4222", f"127.0.0.1:{port}").replace("/var/lib/nats", str(tmp_path))
+    text = text.replace("/etc/nats/server.crt", str(shown.certificate))
+    text = text.replace("/etc/nats/server.key", str(shown.key))
+    (tmp_path / "nats-server.conf").write_text(text)
+    (tmp_path / "anchors.pem").write_text(mesh.roots.read_text())
+    with subprocess.Popen([locate(os.environ).path, "-c", tmp_path / "nats-server.conf"]) as process:
+        try:
+            wait_for_greeting(port)
+            async with mesh.connected(mesh.owner, port) as owner, mesh.connected(parties["b"], port) as node:
+                await ensure(owner, mesh.mesh, mesh.fingerprint)
+                assert await ensure(node, mesh.mesh, mesh.fingerprint)
+                assert await NatsEventLog(node).publish(event(1)) == 1
+            for name in ("c", "d"):
+                async with mesh.connected(parties[name], port):
+                    pass
+            assert isinstance(await refused(mesh.settings(mesh.party("orin"), port)), LogError)
+        finally:
+            process.terminate()
