@@ -11,7 +11,6 @@ import structlog
 
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.refusals import Note
-from pmoves_mesh.config import Config
 from pmoves_mesh.core.event import EnrolmentRefused, IdentityIssued
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogError, MeshError, PkiError, SequenceConflict, StoreError, UntrustedIssuer
@@ -93,27 +92,6 @@ class Admission:
             except SequenceConflict:
                 _log.debug("certificate already shown", fingerprint=name)
         self._shown.add(name)
-
-
-def settings_of(config: Config, host: str, node: str, http_port: int) -> dict[str, str]:
-    """Returns what a new node of the mesh writes into its `env.shared`.
-
-    Args:
-        config: of the node that keeps the CA.
-        host: the address at which others reach that node.
-        node: the new one's name.
-        http_port: of the CA's HTTP API.
-    """
-    place = f"[{host}]" if ":" in host else host
-    servers = config.nats_external or config.nats_servers
-    if config.secured and not config.nats_external:
-        servers = (f"tls://{place}:{config.nats_port}",)
-    return {
-        "PMOVES_MESH_NAME": config.mesh,
-        "MESH_HOSTNAME": node,
-        "NATS_URL": ",".join(servers),
-        "PMOVES_CA_URL": f"https://{place}:{http_port}",
-    }
 
 
 def notes(author: Author) -> Note:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
 from pmoves_mesh.agent.access import AccessKeeper
-from pmoves_mesh.agent.admission import Admission, notes, settings_of
+from pmoves_mesh.agent.admission import Admission, notes
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.ca_client import Holder
 from pmoves_mesh.agent.enroller import LocalEnroller, RemoteEnroller
 from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.issuing import Issuing
+from pmoves_mesh.agent.joining import joining_settings
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.renewal import Held, Renewals, held_here
 from pmoves_mesh.agent.roots import RootsKeeper
 from pmoves_mesh.agent.trusted import IDENTITY_DIR, identity_files, keeps_ca
 from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import LogError
+from pmoves_mesh.errors import LogError, StartError
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.pki.identity import Identity
@@ -84,8 +86,16 @@ class Custody:
             self._ground.clock,
             issued=admission.issued,
             note=notes(self._author),
-            settings=lambda node: settings_of(config, self._ground.host, node, self.http_port),
+            settings=self._settings,
         )
+
+    def _settings(self, node: str) -> dict[str, str]:
+        """Returns what a new node writes into its `env.shared`; one on this machine may be told loopback."""
+        config = replace(self._ground.config, http_port=self.http_port)
+        try:
+            return joining_settings(config, node)
+        except StartError:
+            return joining_settings(config, node, local=True)
 
     def _ca_urls(self) -> list[str]:
         """Returns where the CA answers: what nodes announce, then what this host was told when it joined."""

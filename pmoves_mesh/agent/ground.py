@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pmoves_mesh.agent.access import Door, access_of
 from pmoves_mesh.agent.address import advertised_host
-from pmoves_mesh.agent.issuing import entry
+from pmoves_mesh.agent.issuing import Issuing
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trusted import first_trust, identity_files, keeps_ca
 from pmoves_mesh.config import Config
@@ -68,10 +68,10 @@ async def lay(config: Config, clock: Clock, stack: AsyncExitStack) -> Ground:
         server = await _started(config, clock, stack, None)
         connection = await stack.enter_async_context(Connection(nats_settings(config)))
         trust, identity = await first_trust(config, clock, host, connection)
-        await _record(config, ledger, identity, clock)
+        await _record(config, identity, clock)
         return Ground(config, clock, host, trust, identity, ledger, connection, server, None)
     trust, identity = await first_trust(config, clock, host)
-    await _record(config, ledger, identity, clock)
+    await _record(config, identity, clock)
     issued = await asyncio.to_thread(ledger.certificates)
     access = access_of(trust.roots, identity, identity_files(config), issued, clock.now_ms())
     guest = None if config.nats_dir is None else GuestDoor(config.nats_dir, clock)
@@ -99,8 +99,9 @@ async def _started(
     return server
 
 
-async def _record(config: Config, ledger: Ledger, identity: Identity, clock: Clock) -> None:
-    """Enters this node's own identity, which it gave itself, into the CA's ledger."""
+async def _record(config: Config, identity: Identity, clock: Clock) -> None:
+    """Enters what this host gave itself into the CA's ledger: its identity, and its TLS files."""
     if keeps_ca(config):
-        own = entry(identity.certificate, (identity.kind, identity.name), identity.root, clock.now_ms())
-        await asyncio.to_thread(ledger.record, own)
+        issuing = Issuing(config.tls_dir, config.mesh, config.node)
+        await asyncio.to_thread(issuing.record, identity.certificate, clock.now_ms())
+        await asyncio.to_thread(issuing.record_files, clock.now_ms())

@@ -32,6 +32,23 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(found)
 
 
+def check_reachable(config: Config, *, local: bool = False) -> None:
+    """Checks that other hosts reach both this one's HTTPS and NATS.
+
+    Raises:
+        ConfigError: if the agent picks its own port, which nobody outside it can know.
+        StartError: if they do not; says all that is to be set.
+    """
+    problems = []
+    for reached in (ca_urls, nats_urls):
+        try:
+            reached(config, local=local)
+        except StartError as error:
+            problems.append(str(error))
+    if problems:
+        raise StartError("; ".join(problems))
+
+
 def ca_urls(config: Config, *, local: bool = False) -> tuple[str, ...]:
     """Returns where other hosts reach this one's HTTPS.
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from pmoves_mesh.agent.joining import ca_urls, nats_urls
+from pmoves_mesh.agent.joining import ca_urls, check_reachable
 from pmoves_mesh.agent.trusted import IDENTITY_DIR
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
@@ -51,12 +51,12 @@ def token_command() -> None:
 @click.option(
     "--node", help="Only this node may join with it, even if one of that name is there. Default: any."
 )
-@click.option("--ttl", type=Duration(60, _TTL_MAX_S), default=shown_duration(_TTL_S), show_default=True)
+@click.option("--ttl", type=Duration(1, _TTL_MAX_S), default=shown_duration(_TTL_S), show_default=True)
 @click.option(
     "--allow", multiple=True, help="Service names the node may register; may be repeated. Default: any."
 )
 @click.option(
-    "--lifetime", type=Duration(3600, LIFETIME_MAX_S), help="Of the node's certificate. Default: 30d."
+    "--lifetime", type=Duration(10, LIFETIME_MAX_S), help="Of the node's certificate. Default: 30d."
 )
 @click.option("--local", is_flag=True, help="For another agent on this very machine.")
 def create_command(
@@ -73,7 +73,7 @@ def create_command(
             f"{config.tls_dir / keystore.CA_KEY} is not here: create the token on the host that keeps the "
             f"CA, or begin a mesh here with: pmoves-mesh up"
         )
-    nats_urls(config, local=local)  # or whoever joins would be told an address that leads nowhere
+    check_reachable(config, local=local)  # or whoever joins would be told an address that leads nowhere
     urls = ca_urls(config, local=local)[: tokens.URLS_MAX]
     made = tokens.new_token(config.mesh, urls, _shown_root(config), config.node, name)
     now_ms = SystemClock().now_ms()

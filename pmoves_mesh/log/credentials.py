@@ -17,13 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pmoves_mesh.core.names import JETSTREAM_API, server_name_of
+from pmoves_mesh.core.names import JETSTREAM_API, server_name_of, spiffe_id
 from pmoves_mesh.errors import ConfigError, PkiError, RightMissing
 from pmoves_mesh.tls import client_context
 
 _SCHEMES: Final = ("nats", "tls")
 _PORT: Final = 4222
-_SERVERS: Final = ("node/*", "service/nats")
+_SERVERS: Final = (("node", "*"), ("service", "nats"))
 _NEXT_URL: Final = re.compile(r",(?=\s*[a-z]+://)")
 _JWT: Final = re.compile(r"-+BEGIN NATS USER JWT-+\s+(\S+)")
 _SEED: Final = re.compile(r"-+BEGIN USER NKEY SEED-+\s+(\S+)")
@@ -218,19 +218,22 @@ def _tls(settings: NatsSettings, *, wanted: bool) -> ssl.SSLContext | None:
         return None
     try:
         if settings.tls_server is not None:
-            allowed = tuple(f"spiffe://{settings.tls_server}/{who}" for who in _SERVERS)
-            roots = settings.tls_ca or Path()
-            return client_context(settings.tls_cert, settings.tls_key, roots, allow=allowed)
+            return _peer_context(settings, settings.tls_server)
         context = ssl.create_default_context(cafile=settings.tls_ca)
         if settings.tls_cert is not None:
             # An encrypted key fails here instead of asking a terminal for its password.
             context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
-    except PkiError as error:
-        raise RightMissing(f"usable TLS files ({error})", "check their paths and owners") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PkiError) as error:
         files = ", ".join(
             str(path) for path in (settings.tls_ca, settings.tls_cert, settings.tls_key) if path
         )
         problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RightMissing(f"usable TLS files ({files}: {problem})", "check their paths and owners") from None
     return context
+
+
+def _peer_context(settings: NatsSettings, mesh: str) -> ssl.SSLContext:
+    if settings.tls_ca is None:
+        raise ValueError("a SPIFFE ID is worth nothing without the CA certificates of its mesh")
+    allowed = tuple(spiffe_id(mesh, kind, name) for kind, name in _SERVERS)
+    return client_context(settings.tls_cert, settings.tls_key, settings.tls_ca, allow=allowed)

@@ -330,7 +330,7 @@ def _denied(right: str) -> RightMissing:
 
 def _text(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
+        return getattr(error, "verify_message", "") or error.strerror or "certificate verify failed"
     if isinstance(error, ssl.SSLError):
         return error.reason or "handshake failed"
     if isinstance(error, OSError) and error.strerror:

@@ -115,8 +115,10 @@ def _check(request: CertificateRequest) -> None:
         raise CertificateRequestRejected("the key is not ECDSA P-256")
     if not 1 <= request.lifetime_s <= LIFETIME_MAX_S:
         raise CertificateRequestRejected(f"lifetime {request.lifetime_s} s is not 1 to {LIFETIME_MAX_S} s")
-    if not 0 <= request.backdate_s <= BACKDATE_MAX_S:
-        raise CertificateRequestRejected(f"backdate {request.backdate_s} s is not 0 to {BACKDATE_MAX_S} s")
+    if not 0 <= request.begins_before_s <= BACKDATE_MAX_S:
+        raise CertificateRequestRejected(
+            f"backdate {request.begins_before_s} s is not 0 to {BACKDATE_MAX_S} s"
+        )
     if len(request.dns_names) + len(request.ip_addresses) > NAMES_MAX:
         raise CertificateRequestRejected(f"at most {NAMES_MAX} names and addresses")
     try:

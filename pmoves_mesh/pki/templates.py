@@ -37,7 +37,7 @@ class CertificateRequest:
         public_key: ECDSA P-256.
         allow: patterns of the service names that it may state; none allow every name.
         lifetime_s: seconds from now until it ends.
-        backdate_s: seconds that it begins before now.
+        backdate_s: seconds that it begins before now; None is an hour, less for one that is to be short-lived.
     """
 
     kind: SignerKind
@@ -47,7 +47,13 @@ class CertificateRequest:
     ip_addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     allow: tuple[str, ...] = ()
     lifetime_s: int = NODE_LIFETIME_S
-    backdate_s: int = BACKDATE_S
+    backdate_s: int | None = None
+
+    @property
+    def begins_before_s(self) -> int:
+        """How many seconds before now the certificate begins."""
+        usual = min(BACKDATE_S, self.lifetime_s // 10)
+        return usual if self.backdate_s is None else self.backdate_s
 
 
 def root_template(
@@ -81,7 +87,7 @@ def identity_template(
 
     Source: SPIFFE X.509-SVID sections 2 to 4; RFC 5280 section 4.2.1.
     """
-    begin = max(_moment(now_ms - request.backdate_s * 1000), issuer.not_valid_before_utc)
+    begin = max(_moment(now_ms - request.begins_before_s * 1000), issuer.not_valid_before_utc)
     end = min(_moment(now_ms + request.lifetime_s * 1000), issuer.not_valid_after_utc)
     names: list[x509.GeneralName] = [
         x509.UniformResourceIdentifier(spiffe_id(mesh, request.kind, request.name)),

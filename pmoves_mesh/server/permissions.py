@@ -67,16 +67,15 @@ OPERATOR_EVENTS: Final[tuple[type[Event], ...]] = (CertificatesRevoked, RootsRot
 
 _BUCKETS: Final = (REGISTRY, IDENTITIES, LEASES)
 _STREAMS: Final = (EVENTS, *map(bucket_stream, _BUCKETS))
-_WALKED: Final = (EVENTS, bucket_stream(REGISTRY), bucket_stream(LEASES))
 _SHARED: Final = f"{EVENTS}.{MATERIALISER}"
 _FETCH: Final = f"{JETSTREAM_API}CONSUMER.MSG.NEXT.{_SHARED}"
 _ANY_LEASE: Final = f"$KV.{LEASES}.*"
 
 READING: Final = (
     *(f"{JETSTREAM_API}STREAM.INFO.{stream}" for stream in _STREAMS),
-    *(f"{JETSTREAM_API}CONSUMER.CREATE.{stream}.*" for stream in _WALKED),
+    *(f"{JETSTREAM_API}CONSUMER.CREATE.{stream}.*" for stream in _STREAMS),
     *(f"{JETSTREAM_API}DIRECT.GET.{bucket_stream(name)}.$KV.{name}.>" for name in _BUCKETS),
-    *(f"$JS.FC.{stream}.>" for stream in _WALKED),
+    *(f"$JS.FC.{stream}.>" for stream in _STREAMS),
 )
 """Following the stream, reading the buckets."""
 
@@ -102,7 +101,9 @@ OWNING: Final = (
 )
 """Making the stream and the buckets, and telling whom the CA let in."""
 
-_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>")
+_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
+"""The last one carries what JetStream answers to the outer account."""
+
 _NOT_FOR_MEMBERS: Final = (f"{JETSTREAM_API}CONSUMER.CREATE.{_SHARED}",)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -171,7 +170,6 @@ def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access])
     )
     pins = sorted({pin for access in accesses for member in access.members for pin in member.pins})
     pinned = "\n".join(f"        {quoted(pin)}" for pin in pins or (_NOBODY,))
-    digest = hashlib.sha256(anchors(accesses).encode()).hexdigest()
     return f"""\
 max_connections: {CONNECTIONS_MAX}
 max_subscriptions: {SUBSCRIPTIONS_MAX}
@@ -179,7 +177,6 @@ tls {{
     certs: [
 {shown}
     ]
-    # of the content: {digest}
     ca_file: {quoted(str(files.anchors))}
     verify_and_map: true
     timeout: {TLS_TIMEOUT_S}

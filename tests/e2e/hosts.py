@@ -80,6 +80,8 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
+        if self.place is not None:
+            return {**clean_environment(), **self.settings}  # its ports are its own already
         own = {
             "MESH_HOSTNAME": "alpha",
             "SERVICE_REGISTRY_PORT": str(self.http_port),
