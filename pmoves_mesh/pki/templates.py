@@ -37,7 +37,7 @@ class CertificateRequest:
         public_key: ECDSA P-256.
         allow: patterns of the service names that it may state; none allow every name.
         lifetime_s: seconds from now until it ends.
-        backdate_s: seconds that it begins before now; None is an hour, less for one that is to be short-lived.
+        backdate_s: seconds that it begins before now; None is an hour, or a tenth of its life.
     """
 
     kind: SignerKind
