@@ -13,7 +13,7 @@ from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import RootsRotated
 from pmoves_mesh.core.registry import Roots
-from pmoves_mesh.core.trust import Trust
+from pmoves_mesh.core.trust import Signer, Trust
 from pmoves_mesh.errors import MalformedEvent, RemoteProtocolError, UntrustedIssuer
 from pmoves_mesh.ports import Bucket, Clock, LogMessage
 
@@ -63,8 +63,8 @@ class Verifier:
             LogUnavailable: if the signer's certificate cannot be fetched now.
         """
         name = envelope.signer_of(message.sealed)
-        if name is not None and self.trust.signer(name) is None:
-            await self._fetch(name)
+        if name is not None:
+            await self.signer(name)
         return envelope.unseal(
             message.sealed,
             self.trust,
@@ -72,6 +72,17 @@ class Verifier:
             position=message.position,
             accept_unsigned=self.accept_unsigned,
         )
+
+    async def signer(self, name: str) -> Signer | None:
+        """Returns an identity by its certificate's fingerprint, fetched if it is not known yet.
+
+        Raises:
+            MalformedEvent: if `name` is no fingerprint.
+            LogUnavailable: if it cannot be fetched now.
+        """
+        if self.trust.signer(name) is None:
+            await self._fetch(name)
+        return self.trust.signer(name)
 
     async def admit_all(self) -> None:
         """Admits every certificate that the mesh knows, so that they need not be fetched one by one.

@@ -22,6 +22,7 @@ from pmoves_mesh.ports import LogBounds
 EVENTS: Final = "MESH_EVENTS"
 REGISTRY: Final = "MESH_REGISTRY"
 IDENTITIES: Final = "MESH_IDENTITIES"
+LEASES: Final = "MESH_LEASES"
 MATERIALISER: Final = "materialiser"
 
 _SERVER_NEEDED: Final = (2, 11)
@@ -98,7 +99,12 @@ async def ensure(
     identity = StreamIdentity(mesh, ca_fingerprint)
     limits = _Limits(max_age_s, max_bytes, replicas)
     info = await _ensure_stream(session, _events(identity, limits), identity)
-    for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
+    buckets = (
+        _bucket(REGISTRY, identity, limits),
+        _bucket(IDENTITIES, identity, limits),
+        {**_bucket(LEASES, identity, limits), "storage": "memory"},
+    )
+    for bucket in buckets:
         await _ensure_stream(session, bucket, identity)
     await _ensure_materialiser(session)
     return bounds_of(info)
