@@ -175,6 +175,7 @@ async def _assemble(
     custody.http_port = port
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
+    custody.restate = announcer.restate
     tenant = Tenant(
         node=config.node,
         host=f"{socket.gethostname()} ({ground.host})",

@@ -74,6 +74,11 @@ class Announcer:
         self._said = await self._author.state(build)
         return self._said
 
+    def restate(self) -> None:
+        """Makes it announce soon, though nothing that it says has changed, as with a new certificate."""
+        self._registrations.changed.set()
+        self._contradicted.set()
+
     async def leave(self, reason: str) -> asyncio.Future[int]:
         """States that this node leaves on purpose, which is its last word; the future gives its position."""
         return await self._author.finish(lambda place: (NodeLeft(**place, reason=reason),))

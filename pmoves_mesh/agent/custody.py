@@ -42,10 +42,12 @@ class Custody:
         loops: run while the agent does.
         joined_loops: run once it has joined the mesh.
         http_port: at which this agent's HTTP API answers; set when it is known.
+        restate: makes this node announce itself anew; set when it can.
     """
 
     def __init__(self, ground: Ground, replica: Replica, author: Author, link: Link) -> None:
         self.http_port = ground.config.http_port
+        self.restate: Callable[[], None] = _nothing
         self._ground = ground
         self._replica = replica
         self._author = author
@@ -120,6 +122,11 @@ class Custody:
                 _log.debug("a renewed certificate is shown later", detail=str(error))
                 await self._ground.clock.sleep(_RETRY_S)
         self._author.identity = self._link.identity = fresh
+        self.restate()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _announced(registry: Registry) -> Iterator[str]:

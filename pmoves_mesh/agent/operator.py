@@ -10,28 +10,26 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.agent.link import nats_settings
+from pmoves_mesh.agent.trusted import keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.envelope import SigningIdentity
 from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, RetiredRoot, RootsRotated
+from pmoves_mesh.core.names import MESH_API, inbox_prefix
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import PkiError, SequenceConflict
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.stream import NatsEventLog
-from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.identity import Identity
-from pmoves_mesh.pki.templates import CertificateRequest
+from pmoves_mesh.pki.operator import OPERATOR_CERTIFICATE, OPERATOR_KEY, operator_identity
 from pmoves_mesh.ports import Bucket, Clock
 
 Place = dict[str, Any]
@@ -43,7 +41,6 @@ FINGERPRINTS_MAX: Final = 1000
 """As many as one event holds."""
 
 _CONNECT_S: Final = 5.0
-_LIFETIME_S: Final = 3600
 
 
 def evict(
@@ -136,34 +133,39 @@ async def decree(
         return await NatsEventLog(connection).publish(sealed)
 
 
-def run(config: Config, build: Build, clock: Clock) -> int:
+def run(config: Config, build: Build, clock: Clock, issuer: str | None = None) -> int:
     """Decrees in the name of this host's operator; blocks until it is in the stream; returns its position.
+
+    Args:
+        config: the settings.
+        build: makes the event.
+        clock: the time.
+        issuer: fingerprint of the CA certificate that the operator's has to chain to; None for any.
 
     Raises:
         PkiError: if this host has neither an operator's identity nor the CA's key.
         LogError: as `decree` does.
     """
     passphrase = config.ca_passphrase.reveal() if config.ca_passphrase else None
-    operator = operator_identity(config.tls_dir, config.mesh, config.node, clock.now_ms(), passphrase)
-    return asyncio.run(decree(nats_settings(config), operator, operator.certificate_der, build, clock))
-
-
-def operator_identity(
-    tls_dir: Path, mesh: str, name: str, now_ms: int, passphrase: str | None = None
-) -> Identity:
-    """Returns an identity of `operator/<name>` that the CA's key at hand issues for an hour.
-
-    Raises:
-        PkiError: if the CA's key is not here, or cannot be used.
-    """
-    authority = keystore.load_authority(tls_dir, mesh, passphrase)
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = CertificateRequest(
-        kind="operator", name=name, public_key=key.public_key(), lifetime_s=_LIFETIME_S
+    operator = operator_identity(
+        config.tls_dir, config.mesh, config.node, clock.now_ms(), passphrase, issuer=issuer
     )
-    certificate = authority.issue(request, now_ms)
-    signer = Trust(mesh, [authority.certificate]).admit(certificate.public_bytes(Encoding.DER))
-    return Identity(signer, certificate, key)
+    return asyncio.run(decree(_settings(config, operator), operator, operator.certificate_der, build, clock))
+
+
+def _settings(config: Config, operator: Identity) -> NatsSettings:
+    """Returns how to reach NATS: as the operator, where the NATS server knows its certificate already."""
+    kept = config.tls_dir / OPERATOR_CERTIFICATE, config.tls_dir / OPERATOR_KEY
+    settings = nats_settings(config)
+    if not config.mesh_tls or not kept[0].exists() or keeps_ca(config):
+        return settings
+    return replace(
+        settings,
+        tls_cert=kept[0],
+        tls_key=kept[1],
+        inbox_prefix=inbox_prefix(operator.kind, operator.name),
+        api_prefix=MESH_API,
+    )
 
 
 async def _show(identities: Bucket, fingerprint: str, certificate_der: bytes) -> None:

@@ -126,11 +126,14 @@ class Renewals:
 
 
 def held_here(identity_dir: Path, tls_dir: Path, *, keeps_ca: bool) -> Iterator[Held]:
-    """Yields this host's certificates: the node's own, its services', and beside the CA those of `tls/`."""
-    stems = [identity_dir / "node"]
-    stems += sorted(path.with_suffix("") for path in (tls_dir / keystore.SERVICES_DIR).glob("*.crt"))
+    """Yields this host's certificates: its services', beside the CA those of `tls/`, the node's own last.
+
+    So a node that speaks with a new certificate says that all of its host are new.
+    """
+    stems = sorted(path.with_suffix("") for path in (tls_dir / keystore.SERVICES_DIR).glob("*.crt"))
     if keeps_ca:
         stems += [tls_dir / name for name in ("server", "client", "operator")]
+    stems.append(identity_dir / "node")
     for stem in stems:
         held = Held(stem.with_suffix(".crt"), stem.with_suffix(".key"))
         if held.certificate.exists() and held.key.exists():

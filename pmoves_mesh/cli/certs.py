@@ -14,6 +14,7 @@ from pmoves_mesh.agent.joining import own_addresses
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
 from pmoves_mesh.cli.issuance import issue_command, passphrase_of, renew_command
+from pmoves_mesh.cli.rotation import rotate_command
 from pmoves_mesh.cli.trust import revoke_command
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
@@ -52,6 +53,7 @@ def certs_command() -> None:
 
 
 certs_command.add_command(revoke_command)
+certs_command.add_command(rotate_command)
 certs_command.add_command(issue_command)
 certs_command.add_command(renew_command)
 

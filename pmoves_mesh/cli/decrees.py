@@ -32,8 +32,13 @@ class Decreed(NamedTuple):
         return f"position {self.position}{'' if self.heeded else ', not heeded by an agent here yet'}"
 
 
-def decree(config: Config, build: Build) -> Decreed:
+def decree(config: Config, build: Build, issuer: str | None = None) -> Decreed:
     """Publishes a decree and waits for this host's agent, if one runs.
+
+    Args:
+        config: the settings.
+        build: makes the event.
+        issuer: fingerprint of the CA certificate under which it has to be signed; None for any.
 
     Raises:
         click.ClickException: if the agent refused it.
@@ -41,7 +46,7 @@ def decree(config: Config, build: Build) -> Decreed:
         LogError: if the log does not take it.
     """
     only_errors()
-    position = operator.run(config, build, SystemClock())
+    position = operator.run(config, build, SystemClock(), issuer)
     return Decreed(position, _heeded(config, position))
 
 

@@ -40,7 +40,7 @@ class _Terms(NamedTuple):
 
     allow: tuple[str, ...]
     lifetime_s: int
-    backdate_s: int
+    backdate_s: int | None
 
 
 @click.command(
@@ -55,7 +55,7 @@ class _Terms(NamedTuple):
 @click.option("--service", "kind", flag_value="service", help="For a service.")
 @click.option("--operator", "kind", flag_value="operator", help="For a person who administers the mesh.")
 @click.option("--san", "sans", multiple=True, help="Host name or address that it is for; may be repeated.")
-@click.option("--lifetime", type=Duration(60, LIFETIME_MAX_S), help="How long it holds. Default: 30d.")
+@click.option("--lifetime", type=Duration(10, LIFETIME_MAX_S), help="How long it holds. Default: 30d.")
 @click.option(
     "--allow", multiple=True, help="Service names that it may state; may be repeated. Default: any."
 )
@@ -90,7 +90,7 @@ def issue_command(
     terms = _Terms(
         parse_patterns(allow),
         NODE_LIFETIME_S if lifetime is None else lifetime,
-        BACKDATE_S if backdate is None else backdate,
+        backdate,
     )
     at_hand = keystore.has_authority(config.tls_dir)
     if not at_hand and (kind != "service" or csr is not None or allow or lifetime is not None or backdate):

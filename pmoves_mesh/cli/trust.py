@@ -12,6 +12,7 @@ from pmoves_mesh.cli.streams import only_errors
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.core.query import iso
+from pmoves_mesh.store.ledger import LEDGER_FILE, IssuedCertificate, Ledger
 
 _COLUMNS = (
     Column("FINGERPRINT", "fingerprint"),
@@ -41,10 +42,16 @@ def revoke_command(*, who: str, reason: str, yes: bool, as_json: bool) -> None:
     only_errors()
     config = read_config()
     now_ms = SystemClock().now_ms()
-    found = revocation.chosen(who, config.mesh, revocation.run(config), now_ms)
+    ledger = Ledger(config.tls_dir / LEDGER_FILE)
+    known = [*revocation.run(config), *(_issued(config.mesh, one) for one in ledger.certificates())]
+    found = revocation.chosen(who, config.mesh, known, now_ms)
     own = spiffe_id(config.mesh, "node", config.node)
     if not yes and any(one.identity == own for one in found):
         raise click.ClickException(f"{who} is this very host: the mesh would shut it out; say --yes to do it")
+    # The ledger first: whatever follows, no new certificate is given for these keys.
+    with_keys = ledger.revoke([one.fingerprint for one in found], now_ms)
+    found += [_issued(config.mesh, one) for one in with_keys]
+    found = list({one.fingerprint: one for one in found}.values())[: operator.FINGERPRINTS_MAX]
     done = decree(config, operator.revoke([one.fingerprint for one in found], reason=reason))
     revoked = [
         {
@@ -59,3 +66,11 @@ def revoke_command(*, who: str, reason: str, yes: bool, as_json: bool) -> None:
         return
     print_table(_COLUMNS, revoked, empty="")
     click.echo(cell(f"revoked: {len(revoked)} ({done})"))
+
+
+def _issued(mesh: str, certificate: IssuedCertificate) -> revocation.Shown:
+    return revocation.Shown(
+        identity=f"spiffe://{mesh}/{certificate.kind}/{certificate.name}",
+        fingerprint=certificate.fingerprint,
+        not_after_ms=certificate.not_after_ms,
+    )

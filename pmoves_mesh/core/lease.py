@@ -103,9 +103,9 @@ def decide(mine: Claim, found: Lease | None) -> Decision:
     if mine.holder in found.refused:
         return Decision("stop", mine)
     if mine.holder in found.over:
-        # Whoever the newcomer found on top of this run is as new.
+        # Whoever the newcomer found on top of this run, or refused itself, is newer than this run too.
         newer = found.over[: found.over.index(mine.holder)]
-        refused = _latest(found.holder, newer, mine.refused)
+        refused = _latest(found.holder, newer, found.refused, mine.refused)
         return Decision("refuse", msgspec.structs.replace(mine, refused=refused))
     over = _latest(found.holder, found.over, mine.over)
     return Decision("take", msgspec.structs.replace(mine, over=over))

@@ -170,7 +170,8 @@ def permissions(member: Member, access: Access) -> Permissions:
     working = (*WORKING, f"$KV.{LEASES}.{member.name}", *READING)
     heard = (inbox, slug.SUBJECT, *disconnects(access.mesh))
     if member.identity == access.owner:
-        return Permissions(publish=(*working, *OWNING), subscribe=heard)
+        # Commands on that host decree through its node; what makes a decree is the operator's signature.
+        return Permissions(publish=(*working, *OWNING, *DECREEING), subscribe=heard)
     return _outside(Permissions(publish=working, subscribe=heard))
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from hosts import Host, wait_until
-
-OPEN = {"SERVICE_REGISTRY_HOST": "0.0.0.0", "PMOVES_NATS_HOST": "0.0.0.0"}
+from joined import OPEN, joined, knows, refused, token_of
 
 
 @pytest.fixture
@@ -19,30 +18,6 @@ def hosts(real_hosts: Callable[..., list[Host]]) -> list[Host]:
     main.up()
     del jetson.settings["MESH_HOSTNAME"]
     return [main, jetson]
-
-
-def token_of(host: Host, *options: str) -> str:
-    done = host.run("token", "create", *options)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1
-    return done.stdout.strip()
-
-
-def joined(host: Host, token: str) -> None:
-    done = host.run("join", token)
-    assert done.returncode == 0, done.stderr
-
-
-def refused(host: Host, *arguments: str) -> str:
-    """Returns the one line with which a command is refused."""
-    done = host.run(*arguments)
-    assert done.returncode == 1, done.stdout
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    return done.stderr
-
-
-def knows(host: Host, service: str) -> bool:
-    return host.run("service", service).returncode == 0
 
 
 def test_a_token_is_all_that_a_second_host_needs(hosts: list[Host]):

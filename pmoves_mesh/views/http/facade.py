@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.ports import Clock, Enroller, Registrar
 from pmoves_mesh.replica import Replica
@@ -93,7 +94,7 @@ class TrustReport(Struct, frozen=True, kw_only=True):
         enrols: whether it gives certificates.
         roots: the CA certificates that hold, PEM, the issuing one first.
         ca: their fingerprints, in the same order.
-        retired: fingerprints of the CA certificates that no longer hold.
+        retired: the CA certificates that no longer hold, and from which position on.
         certificates: those with which the nodes of the mesh speak now.
         revoked: fingerprints of the certificates that were revoked.
         rejected: how many events were refused, by reason.
@@ -106,7 +107,7 @@ class TrustReport(Struct, frozen=True, kw_only=True):
     enrols: bool
     roots: Sequence[str]
     ca: Sequence[str]
-    retired: Sequence[str]
+    retired: Sequence[RetiredRoot]
     certificates: Sequence[CertificateFacts]
     revoked: Sequence[str]
     rejected: Mapping[str, int]

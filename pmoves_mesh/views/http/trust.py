@@ -8,6 +8,7 @@ from typing import Final
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http.answers import Answer, encode
@@ -39,7 +40,10 @@ def report(replica: Replica, node: str, now_ms: int, *, enrols: bool) -> TrustRe
         enrols=enrols,
         roots=[root.public_bytes(Encoding.PEM).decode() for root in verifier.trust.roots],
         ca=verifier.trust.root_fingerprints,
-        retired=tuple(verifier.trust.retired),
+        retired=[
+            RetiredRoot(certificate=pem, position=position)
+            for pem, position in replica.registry.roots.retired
+        ],
         certificates=list(_certificates(replica, now_ms)),
         revoked=sorted(replica.registry.revoked),
         rejected=dict(verifier.rejected),
