@@ -32,6 +32,7 @@ from pmoves_mesh.errors import (
     ServiceForbiddenError,
     ServiceNotFound,
     StoreError,
+    WriteRefusedError,
 )
 from pmoves_mesh.ports import Clock, EventLog, Receipt
 from pmoves_mesh.replica import Replica
@@ -128,7 +129,10 @@ class Registrations:
 
     def _check_allowed(self, service: str) -> None:
         """Checks that this node's certificate allows a service; elsewhere nobody would believe it."""
-        signer = self._replica.verifier.trust.signer(self._author.identity.fingerprint)
+        fingerprint = self._author.identity.fingerprint
+        if fingerprint in self._replica.registry.revoked:
+            raise WriteRefusedError("this node's certificate was revoked: join the mesh anew", token_helps=False)
+        signer = self._replica.verifier.trust.signer(fingerprint)
         if signer is not None and not allows(signer.allow, service):
             raise ServiceForbiddenError(service, signer.allow)
 
@@ -141,6 +145,8 @@ class Registrations:
         for key in tuple(self.held):
             try:
                 self._check_allowed(key.service)
+            except WriteRefusedError:
+                return  # whatever it says, nobody believes it
             except ServiceForbiddenError as error:
                 _log.warning("a registration is no longer allowed", detail=str(error))
                 await self._remove(key)

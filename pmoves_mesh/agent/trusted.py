@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.agent import ca_client
 from pmoves_mesh.config import Config
+from pmoves_mesh.core.names import server_name_of
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogError, PkiError
 from pmoves_mesh.log import topology
@@ -99,7 +100,7 @@ def _own_identity(config: Config, clock: Clock, host: str) -> Identity:
         config.tls_dir,
         config.mesh,
         config.node,
-        (host,),
+        (host, server_name_of(config.mesh)) if config.secured else (host,),
         clock.now_ms(),
         passphrase=_passphrase(config),
     )

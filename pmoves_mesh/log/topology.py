@@ -7,6 +7,7 @@ there in the same form changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
@@ -99,12 +100,9 @@ async def ensure(
     identity = StreamIdentity(mesh, known[0])
     limits = _Limits(max_age_s, max_bytes, replicas)
     info = await _ensure_stream(session, _events(identity, limits), known)
-    for bucket in (
-        _bucket(REGISTRY, identity, limits),
-        _bucket(IDENTITIES, identity, limits),
-        _leases(identity, limits),
-    ):
+    for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
         await _ensure_stream(session, bucket, known)
+    await _ensure_leases(session, _leases(identity, limits), known)
     await _ensure_materialiser(session)
     return bounds_of(info)
 
@@ -233,6 +231,18 @@ async def _ensure_stream(session: Session, config: dict[str, Any], known: Sequen
     except RightMissing:
         # A node with least privilege takes the stream as whoever may change it has set it.
         return info
+
+
+async def _ensure_leases(session: Session, config: dict[str, Any], known: Sequence[str]) -> None:
+    """Makes the leases' bucket where this user may: a restart of the server takes what is in memory.
+
+    A node with least privilege joins without it, until whoever may make it has joined too.
+    """
+    if await _find(session, config["name"]) is not None:
+        await _ensure_stream(session, config, known)
+        return
+    with suppress(RightMissing):
+        await _create(session, config)
 
 
 def _held(info: StreamInfo, key: str) -> Any:

@@ -390,15 +390,29 @@ async def test_a_killed_server_comes_back_with_its_members(mesh: SecuredMesh, po
             os.kill(server.pid, signal.SIGKILL)
             await eventually(lambda: _is(connection.generation == 2))
             assert (await NatsEventLog(connection).bounds()).last == 1
-            await NatsBucket(connection, LEASES).get("main")
-        except LogError:
-            # Leases are in memory alone: the owner makes their bucket anew when it joins again.
-            await ensure(connection, mesh.mesh, mesh.fingerprint)
-            assert await NatsBucket(connection, LEASES).get("main") is None
         finally:
             supervisor.cancel()
             with suppress(asyncio.CancelledError):
                 await supervisor
+
+
+async def test_a_node_joins_a_server_that_lost_the_leases_and_the_owner_makes_them_anew(
+    mesh: SecuredMesh, port: int
+) -> None:
+    jetson = mesh.party("jetson")
+    server = mesh.server(port, mesh.access())
+    async with running(server), mesh.connected(mesh.owner, port) as owner:
+        await ensure(owner, mesh.mesh, mesh.fingerprint)
+        await server.stop()
+        await server.start()
+        async with mesh.connected(jetson, port) as node:
+            leases = NatsBucket(node, LEASES)
+            assert await ensure(node, mesh.mesh, mesh.fingerprint)
+            with pytest.raises(LogUnavailable):
+                await leases.put("jetson", b"1", expected=0)
+            await eventually(lambda: _is(owner.generation == 2 and owner.connected))
+            await ensure(owner, mesh.mesh, mesh.fingerprint)
+            assert await leases.put("jetson", b"1", expected=0, ttl_s=10)
 
 
 async def test_agents_that_change_a_server_at_once_take_turns(mesh: SecuredMesh, port: int) -> None:

@@ -31,12 +31,14 @@ from pmoves_mesh.errors import (
     ServerTooOld,
     StreamInTheWay,
 )
+from pmoves_mesh.log import api
 from pmoves_mesh.log.api import Done, StreamInfo, call
+from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.consumer import push_consumer
 from pmoves_mesh.log.queue import NatsWorkQueue
 from pmoves_mesh.log.stream import NatsEventLog
-from pmoves_mesh.log.topology import EVENTS, StreamIdentity, ensure, peek
+from pmoves_mesh.log.topology import EVENTS, LEASES, StreamIdentity, ensure, peek
 
 SECRET = "s3cr3t-Pa55/w@rd"
 
@@ -132,6 +134,45 @@ async def test_a_stream_of_another_mesh_or_another_ca_is_left_alone(
     with pytest.raises(ForeignStream, match=said):
         await ensure(connection, mesh, ca)
     assert (await stream(connection)).config == before
+
+
+async def test_a_stream_that_was_made_under_another_root_of_the_mesh_is_ours_and_told_the_new_one(
+    connection: Connection,
+) -> None:
+    fresh = "be" * 32
+    with pytest.raises(ForeignStream):
+        await ensure(connection, MESH, (fresh,))
+    await ensure(connection, MESH, (fresh, CA))
+    for name in (EVENTS, "KV_MESH_REGISTRY", "KV_MESH_IDENTITIES", "KV_MESH_LEASES"):
+        assert (await stream(connection, name)).config["metadata"]["ca"] == fresh
+    await ensure(connection, MESH, fresh)
+
+
+async def test_the_leases_are_in_memory_and_the_end_of_each_is_told(connection: Connection) -> None:
+    config = (await stream(connection, "KV_MESH_LEASES")).config
+    assert (config["storage"], config["max_msgs_per_subject"]) == ("memory", 1)
+    assert config["max_msg_size"] == 16 * 1024
+    async with await connection.session().subscribe("$KV.MESH_LEASES.jetson") as inbox:
+        await NatsBucket(connection, LEASES).put("jetson", b"alive", ttl_s=1)
+        (written,) = await inbox.take(1, DEADLINE_S)
+        assert written.data == b"alive"
+
+        async def is_gone() -> bool:
+            return await NatsBucket(connection, LEASES).get("jetson") is None
+
+        await eventually(is_gone)
+    last = {"deliver_policy": "last_per_subject", "filter_subject": "$KV.MESH_LEASES.>"}
+    async with push_consumer(connection.session(), "KV_MESH_LEASES", last) as consumer:
+        ((marker, _),) = await consumer.take(10)
+    assert (marker.headers or {})["Nats-Marker-Reason"] == "MaxAge"
+
+
+async def test_nobody_can_empty_the_registry_by_a_header(connection: Connection) -> None:
+    for bucket in ("MESH_REGISTRY", "MESH_IDENTITIES"):
+        await NatsBucket(connection, bucket).put("kept", b"1")
+        with pytest.raises(LogError, match="rollup not permitted"):
+            await api.publish(connection.session(), f"$KV.{bucket}.one", b"", {"Nats-Rollup": "all"})
+        assert await NatsBucket(connection, bucket).get("kept") is not None
 
 
 async def test_a_stream_of_the_name_that_no_mesh_made_is_left_alone(bare: Connection) -> None:
