@@ -178,7 +178,7 @@ async def _assemble(
     custody.restate = announcer.restate
     tenant = Tenant(
         node=config.node,
-        host=f"{socket.gethostname()} ({ground.host})",
+        host=ground.host,
         ttl_s=config.lease_ttl_s,
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,

@@ -22,7 +22,7 @@ from pmoves_mesh.core.event import (
     NodeAnnounced,
     NodeLeft,
 )
-from pmoves_mesh.core.model import NEVER, ManifestEntry
+from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
@@ -155,10 +155,18 @@ class Announcer:
             await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()
         for key, held in tuple(self._registrations.held.items()):
-            entry = self._replica.registry.entry(key)
-            # A later entry is one of a life before the disk was lost and the clock set back.
-            if held.durable.is_set() and (entry is None or entry.stamp != held.stamp):
+            if held.durable.is_set() and not self._is_known(key, held.stamp):
                 await self._registrations.state(held.record, InstanceUpdated)
+
+    def _is_known(self, key: InstanceKey, stamp: Stamp) -> bool:
+        """Returns whether the mesh holds an instance as this node stated it last, and believes it."""
+        entry = self._replica.registry.entry(key)
+        # A later entry is one of a life before the disk was lost and the clock set back.
+        if entry is None or entry.stamp != stamp:
+            return False
+        revoked = self._replica.registry.revoked
+        # What an earlier identity of this node signed is worth nothing once that was revoked.
+        return entry.fingerprint not in revoked or self._author.identity.fingerprint in revoked
 
     async def _repeat(self) -> None:
         # A repetition that is in the stream before what it repeats would count as the first copy.

@@ -131,7 +131,9 @@ class Registrations:
         """Checks that this node's certificate allows a service; elsewhere nobody would believe it."""
         fingerprint = self._author.identity.fingerprint
         if fingerprint in self._replica.registry.revoked:
-            raise WriteRefusedError("this node's certificate was revoked: join the mesh anew", token_helps=False)
+            raise WriteRefusedError(
+                "this node's certificate was revoked: join the mesh anew", token_helps=False
+            )
         signer = self._replica.verifier.trust.signer(fingerprint)
         if signer is not None and not allows(signer.allow, service):
             raise ServiceForbiddenError(service, signer.allow)
