@@ -13,7 +13,7 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down registry-status nats-tls-setup test lint bench lock
+.PHONY: help up down join registry-status nats-tls-setup test lint bench lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
@@ -30,6 +30,9 @@ down: ## Stop the agent and its nats-server
 
 registry-status: $(RUNTIME) ## Show the mesh as this host sees it
 	@$(MESH) status
+
+join: $(RUNTIME) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
+	@$(MESH) join $(TOKEN)
 
 nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init
