@@ -17,6 +17,7 @@ from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
 from pmoves_mesh.agent.facts import Facts
+from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.link import Link, nats_settings
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
@@ -60,6 +61,7 @@ class _Parts:
     announcer: Announcer
     outbox: Outbox
     saver: Saver
+    keeper: LeaseKeeper
     loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
 
@@ -131,7 +133,15 @@ async def _assemble(
     registrations = Registrations(author, replica, log, clock, host=host, mode=config.mode)
     registrations.restore(await store.registrations())
     link = Link(config, connection, replica, identity, clock)
-    facts = Facts(config, link, replica, outbox, clock)
+    tenant = Tenant(
+        node=config.node,
+        host=host,
+        ttl_s=config.lease_ttl_s,
+        incarnation=lambda: author.stamp.incarnation,
+        identity=lambda: author.identity,
+    )
+    keeper = LeaseKeeper(tenant, verifier, NatsBucket(connection, topology.LEASES), clock)
+    facts = Facts(config, link, replica, outbox, keeper, clock)
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -153,13 +163,15 @@ async def _assemble(
     renewal = Renewal(identity, lambda: own_identity(config, clock, host), adopt, clock)
     bridge = Bridge(connection, log, replica, registrations, clock)
     speaking = (
+        link.tend,
+        keeper.run,
         outbox.run,
         materialiser.run,
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )
     loops = (link.run, saver.run, renewal.run, *map(link.once_joined, speaking))
-    return _Parts(announcer, outbox, saver, loops)
+    return _Parts(announcer, outbox, saver, keeper, loops)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:
@@ -184,3 +196,4 @@ async def _leave(parts: _Parts) -> None:
         _log.warning("left without the log's word; it is told at the next start")
     except (StoreError, CapacityError) as error:
         _log.warning("left without a last word", detail=str(error))
+    await parts.keeper.release()

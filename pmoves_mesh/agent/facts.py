@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pmoves_mesh import __version__
+from pmoves_mesh.agent.lease import LeaseKeeper
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.config import Config
@@ -21,11 +22,20 @@ _EXPIRY_WARNING_MS: Final = 3 * 24 * 60 * 60 * 1000
 class Facts:
     """Gathers the facts when they are asked for."""
 
-    def __init__(self, config: Config, link: Link, replica: Replica, outbox: Outbox, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: Config,
+        link: Link,
+        replica: Replica,
+        outbox: Outbox,
+        keeper: LeaseKeeper,
+        clock: Clock,
+    ) -> None:
         self._config = config
         self._link = link
         self._replica = replica
         self._outbox = outbox
+        self._keeper = keeper
         self._clock = clock
 
     def describe(self) -> RegistryFacts:
@@ -64,6 +74,11 @@ class Facts:
             warnings.append(f"cut off from NATS: {problem}")
         elif self._outbox.problem:
             warnings.append(f"{self._outbox.depth} events cannot be sent: {self._outbox.problem}")
+        if self._keeper.clone is not None:
+            warnings.append(
+                f"another host ({self._keeper.clone.host}) ran with this node's identity and was told to "
+                "stop; give it a name and an identity of its own (pmoves-mesh join)"
+            )
         if self._config.accept_unsigned:
             warnings.append("PMOVES_UNSIGNED=accept: anyone who reaches NATS can announce anything")
         if not self._config.embedded:

@@ -24,6 +24,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.1
 _REFUSED_RETRY_S: Final = 5.0
+_TEND_RETRY_S: Final = 1.0
 _FIRST_S: Final = 3.0
 
 
@@ -109,6 +110,18 @@ class Link:
                 _log.warning("not joined; trying again", detail=str(error), after_s=_REFUSED_RETRY_S)
                 await self._clock.sleep(_REFUSED_RETRY_S)
 
+    async def tend(self) -> None:
+        """Makes anew, for ever, what a restarted server forgot: the leases are in its memory alone."""
+        while True:
+            session = await self.connection.next_session()
+            try:
+                await self._ensure()
+            except LogError as error:
+                _log.debug("stream and buckets not ensured; trying again", detail=str(error))
+                await self._clock.sleep(_TEND_RETRY_S)
+            else:
+                await session.lost.wait()
+
     def _may_wait(self) -> bool:
         """Returns whether this node was in the mesh before, and so has something to serve meanwhile."""
         return self._replica.stream_id != ""
@@ -123,14 +136,8 @@ class Link:
 
     async def _join(self) -> None:
         """Makes sure that stream and buckets are there, shows our certificate, chooses where to begin."""
-        config, replica = self._config, self._replica
-        bounds = await topology.ensure(
-            self.connection,
-            config.mesh,
-            replica.verifier.trust.root_fingerprints[0],
-            max_age_s=config.stream_max_age_s,
-            max_bytes=config.stream_max_bytes,
-        )
+        replica = self._replica
+        bounds = await self._ensure()
         await self.show(self.identity)
         other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
         if replica.stream_id and (other or self._broken_off):
@@ -140,6 +147,16 @@ class Link:
         replica.stream_id = bounds.stream_id
         if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
             await self._boot(bounds)
+
+    async def _ensure(self) -> LogBounds:
+        config = self._config
+        return await topology.ensure(
+            self.connection,
+            config.mesh,
+            self._replica.verifier.trust.root_fingerprints[0],
+            max_age_s=config.stream_max_age_s,
+            max_bytes=config.stream_max_bytes,
+        )
 
     async def _boot(self, bounds: LogBounds) -> None:
         floor = min(await self._queue.floor(), bounds.last)
