@@ -133,14 +133,7 @@ async def _assemble(
     registrations = Registrations(author, replica, log, clock, host=host, mode=config.mode)
     registrations.restore(await store.registrations())
     link = Link(config, connection, replica, identity, clock)
-    tenant = Tenant(
-        node=config.node,
-        host=host,
-        ttl_s=config.lease_ttl_s,
-        incarnation=lambda: author.stamp.incarnation,
-        identity=lambda: author.identity,
-    )
-    keeper = LeaseKeeper(tenant, verifier, NatsBucket(connection, topology.LEASES), clock)
+    keeper = _keeper(config, host, author, verifier, NatsBucket(connection, topology.LEASES), clock)
     facts = Facts(config, link, replica, outbox, keeper, clock)
     facade = Facade(
         replica=replica,
@@ -172,6 +165,19 @@ async def _assemble(
     )
     loops = (link.run, saver.run, renewal.run, *map(link.once_joined, speaking))
     return _Parts(announcer, outbox, saver, keeper, loops)
+
+
+def _keeper(
+    config: Config, host: str, author: Author, verifier: Verifier, leases: NatsBucket, clock: Clock
+) -> LeaseKeeper:
+    tenant = Tenant(
+        node=config.node,
+        host=host,
+        ttl_s=config.lease_ttl_s,
+        incarnation=lambda: author.stamp.incarnation,
+        identity=lambda: author.identity,
+    )
+    return LeaseKeeper(tenant, verifier, leases, clock)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> None:

@@ -111,13 +111,17 @@ class Link:
                 await self._clock.sleep(_REFUSED_RETRY_S)
 
     async def tend(self) -> None:
-        """Makes anew, for ever, what a restarted server forgot: the leases are in its memory alone."""
+        """Makes the bucket of leases anew after each restart of the server, for ever.
+
+        Nothing else: the replica sees that the stream was lost by its absence.
+        """
         while True:
             session = await self.connection.next_session()
             try:
-                await self._ensure()
+                root = self._replica.verifier.trust.root_fingerprints[0]
+                await topology.ensure_leases(self.connection, self._config.mesh, root)
             except LogError as error:
-                _log.debug("stream and buckets not ensured; trying again", detail=str(error))
+                _log.debug("leases not ensured; trying again", detail=str(error))
                 await self._clock.sleep(_TEND_RETRY_S)
             else:
                 await session.lost.wait()
@@ -136,8 +140,14 @@ class Link:
 
     async def _join(self) -> None:
         """Makes sure that stream and buckets are there, shows our certificate, chooses where to begin."""
-        replica = self._replica
-        bounds = await self._ensure()
+        config, replica = self._config, self._replica
+        bounds = await topology.ensure(
+            self.connection,
+            config.mesh,
+            replica.verifier.trust.root_fingerprints[0],
+            max_age_s=config.stream_max_age_s,
+            max_bytes=config.stream_max_bytes,
+        )
         await self.show(self.identity)
         other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
         if replica.stream_id and (other or self._broken_off):
@@ -147,16 +157,6 @@ class Link:
         replica.stream_id = bounds.stream_id
         if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
             await self._boot(bounds)
-
-    async def _ensure(self) -> LogBounds:
-        config = self._config
-        return await topology.ensure(
-            self.connection,
-            config.mesh,
-            self._replica.verifier.trust.root_fingerprints[0],
-            max_age_s=config.stream_max_age_s,
-            max_bytes=config.stream_max_bytes,
-        )
 
     async def _boot(self, bounds: LogBounds) -> None:
         floor = min(await self._queue.floor(), bounds.last)

@@ -102,12 +102,22 @@ async def ensure(
     buckets = (
         _bucket(REGISTRY, identity, limits),
         _bucket(IDENTITIES, identity, limits),
-        {**_bucket(LEASES, identity, limits), "storage": "memory"},
+        _leases(identity, limits),
     )
     for bucket in buckets:
         await _ensure_stream(session, bucket, identity)
     await _ensure_materialiser(session)
     return bounds_of(info)
+
+
+async def ensure_leases(connection: Connection, mesh: str, ca_fingerprint: str, *, replicas: int = 1) -> None:
+    """Makes the bucket of leases anew, if a restart of the server took it: it is in memory alone.
+
+    Raises:
+        LogError: as `ensure` does.
+    """
+    identity = StreamIdentity(mesh, ca_fingerprint)
+    await _ensure_stream(connection.session(), _leases(identity, _Limits(0, 0, replicas)), identity)
 
 
 async def peek(connection: Connection) -> StreamIdentity | None:
@@ -170,6 +180,10 @@ def _bucket(name: str, identity: StreamIdentity, limits: _Limits) -> dict[str, A
         "duplicate_window": _DEDUP_WINDOW_S * _NANO,
         **_common(identity, limits),
     }
+
+
+def _leases(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
+    return {**_bucket(LEASES, identity, limits), "storage": "memory"}
 
 
 def _common(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
