@@ -188,7 +188,7 @@ async def _assemble(
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, prober.run, watch.run, clones.run, *custody.loops),
-        *map(link.once_joined, (lease.run, *_speaking(ground, voice), *custody.joined_loops)),
+        *map(link.once_joined, (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
 
@@ -228,9 +228,9 @@ async def _leave(parts: _Parts) -> None:
         async with asyncio.timeout(_LEAVE_S):
             await parts.announcer.leave("stopped")
             await parts.outbox.drained(_LEAVE_S)
-        await parts.lease.release()
         await parts.saver.save()
     except TimeoutError:
         _log.warning("left without the log's word; it is told at the next start")
     except (StoreError, CapacityError) as error:
         _log.warning("left without a last word", detail=str(error))
+    await parts.lease.release()

@@ -27,6 +27,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.1
 _REFUSED_RETRY_S: Final = 5.0
+_TEND_RETRY_S: Final = 1.0
 _FIRST_S: Final = 3.0
 
 
@@ -123,6 +124,23 @@ class Link:
                 self.problem = str(error)
                 _log.warning("not joined; trying again", detail=str(error), after_s=_REFUSED_RETRY_S)
                 await self._clock.sleep(_REFUSED_RETRY_S)
+
+    async def tend(self) -> None:
+        """Makes the bucket of leases anew after each restart of the server, for ever.
+
+        Nothing else: the replica sees that the stream was lost by its absence.
+        """
+        while True:
+            session = await self.connection.next_session()
+            try:
+                trust = self._replica.verifier.trust
+                known = (*trust.root_fingerprints, *trust.retired)
+                await topology.ensure_leases(self.connection, self._config.mesh, known)
+            except LogError as error:
+                _log.debug("leases not ensured; trying again", detail=str(error))
+                await self._clock.sleep(_TEND_RETRY_S)
+            else:
+                await session.lost.wait()
 
     def _may_wait(self) -> bool:
         """Returns whether this node was in the mesh before, and so has something to serve meanwhile."""

@@ -185,6 +185,11 @@ class MemoryBroker:
         found = [value.entry for key, value in values if overlap(pattern, key) and not self._is_over(value)]
         return sorted(found, key=lambda entry: entry.revision)
 
+    def lose(self, bucket: str) -> None:
+        """Empties a bucket and counts from the beginning, as a restart does to one that is kept in memory."""
+        self._buckets.pop(bucket, None)
+        self._revisions.pop(bucket, None)
+
     def _is_over(self, value: _Value) -> bool:
         return value.expires_ms is not None and value.expires_ms <= self.clock.now_ms()
 

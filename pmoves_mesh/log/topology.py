@@ -107,6 +107,18 @@ async def ensure(
     return bounds_of(info)
 
 
+async def ensure_leases(
+    connection: Connection, mesh: str, ca_fingerprints: Sequence[str], *, replicas: int = 1
+) -> None:
+    """Makes the bucket of leases anew, if a restart of the server took it: it is in memory alone.
+
+    Raises:
+        LogError: as `ensure` does.
+    """
+    leases = _leases(StreamIdentity(mesh, ca_fingerprints[0]), _Limits(0, 0, replicas))
+    await _ensure_stream(connection.session(), leases, tuple(ca_fingerprints))
+
+
 async def peek(connection: Connection) -> StreamIdentity | None:
     """Returns whose events the account holds, or None if there is no mesh in it yet.
 

@@ -248,7 +248,7 @@ def histories(*others: str) -> st.SearchStrategy[list[Action]]:
     return st.lists(action, min_size=20, max_size=80)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(histories("start"))
 def test_of_runs_that_stay_alive_and_connected_exactly_one_remains(actions: list[Action]):
     def check(world: World) -> None:
@@ -257,7 +257,7 @@ def test_of_runs_that_stay_alive_and_connected_exactly_one_remains(actions: list
     played(actions, check)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(histories("start", "kill"))
 def test_of_runs_of_which_some_are_killed_at_most_one_remains(actions: list[Action]):
     def check(world: World) -> None:
@@ -269,7 +269,7 @@ def test_of_runs_of_which_some_are_killed_at_most_one_remains(actions: list[Acti
     played(actions, check)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(histories("start again"))
 def test_a_node_that_is_killed_and_started_again_never_stops_and_is_told_of_no_clone(
     actions: list[Action],

@@ -155,6 +155,18 @@ async def test_a_ttl_runs_out_to_the_millisecond() -> None:
     assert await bucket.get("a") is None
 
 
+async def test_a_lost_bucket_is_empty_and_counts_from_the_beginning() -> None:
+    broker, client, _ = make()
+    bucket, other = MemoryBucket(client, "B"), MemoryBucket(client, "C")
+    first = await bucket.put("a", b"1")
+    await bucket.put("a", b"2")
+    await other.put("a", b"1")
+    broker.lose("B")
+    assert await bucket.get("a") is None
+    assert await bucket.put("a", b"3", expected=0) == first
+    assert await other.get("a") is not None
+
+
 async def test_an_event_that_nobody_acknowledged_is_handed_out_again_after_thirty_seconds() -> None:
     broker, client, clock = make()
     mine, others = MemoryWorkQueue(client), MemoryWorkQueue(MemoryClient(broker, seeded(2)))
