@@ -33,11 +33,12 @@ class Clones:
 
     def warnings(self) -> list[str]:
         """Returns a line for a person, if there was a clone."""
-        return (
-            [f"{self.latest} ran with a copy of this node's identity, and was told to stop"]
-            if self.latest
-            else []
-        )
+        if not self.latest:
+            return []
+        return [
+            f"another host ({self.latest}) ran with this node's identity and was told to stop; "
+            "give it a name and an identity of its own (pmoves-mesh join)"
+        ]
 
     def note(self, lease: Lease) -> None:
         """Takes note of the lease of a clone."""

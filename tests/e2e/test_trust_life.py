@@ -162,7 +162,7 @@ def test_of_two_hosts_with_one_identity_the_later_one_stops(real_hosts: Callable
     registered(jetson, "whisper")
     wait_until(lambda: knows(main, "whisper"), "the earlier one goes on")
     warnings = jetson.json("status")["registry"]["warnings"]
-    assert any("copy of this node's identity" in line for line in warnings)
+    assert any("ran with this node's identity" in line for line in warnings)
     walked = main.run("audit", "--json").stdout
     assert '"mesh.node.cloned.v1"' in walked
 
