@@ -158,6 +158,7 @@ async def _assemble(
         enroller=custody.enroller,
         local_secret=local_secret(config),
         enrols=keeps_ca(config),
+        tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         metrics=Metrics(
             replica,
             clock,

@@ -36,8 +36,10 @@ class Clones:
         if not self.latest:
             return []
         return [
-            f"another host ({self.latest}) ran with this node's identity and was told to stop; "
-            "give it a name and an identity of its own (pmoves-mesh join)"
+            (
+                f"another host ({self.latest}) ran with this node's identity and was told to stop; "
+                "give it a name and an identity of its own (pmoves-mesh join)"
+            )
         ]
 
     def note(self, lease: Lease) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.agent.issuing import Issuing
+from pmoves_mesh.agent.trusted import LOCAL_FILE
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import cell, example
 from pmoves_mesh.cli.durations import Duration
@@ -28,9 +29,6 @@ from pmoves_mesh.pki.identity import Identity, verified_identity
 from pmoves_mesh.pki.operator import OPERATOR_CERTIFICATE
 from pmoves_mesh.pki.requests import RequestedIdentity, make_request, read_request
 from pmoves_mesh.pki.templates import BACKDATE_S, NODE_LIFETIME_S, CertificateRequest
-
-SECRET_FILE: Final = "agent.secret"  # noqa: S105 - the file's name
-"""In PMOVES_DATA_DIR: what a program of this host shows to its agent."""
 
 _NODES_DIR: Final = "nodes"
 
@@ -260,7 +258,7 @@ def _from_agent(
     key: ec.EllipticCurvePrivateKey,
 ) -> x509.Certificate:
     """Returns what this host's agent had certified, once it is known to be what was asked for."""
-    secret = config.data_dir / SECRET_FILE
+    secret = config.data_dir / LOCAL_FILE
     try:
         shown = Secret(secret.read_text("ascii").strip())
     except (OSError, UnicodeDecodeError):

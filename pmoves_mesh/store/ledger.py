@@ -157,6 +157,10 @@ class Ledger:
         """Returns every token, the newest first."""
         return self._tokens("ORDER BY created_ms DESC, id")
 
+    def tokens_pending(self, now_ms: int) -> int:
+        """Returns how many tokens could still be used."""
+        return sum(token.used_ms is None and now_ms < token.expires_ms for token in self.tokens())
+
     def drop_token(self, token_id: str) -> bool:
         """Forgets a token; returns whether there was one."""
         if not self._path.exists():

@@ -281,7 +281,7 @@ def test_what_a_node_said_after_its_certificate_was_revoked_is_found(tmp_path: P
         assert revoked.returncode == 0, revoked.stderr
         position = json.loads(revoked.stdout)["position"]
         assert audited(alpha).sound, "what was said before still holds"
-        beta.post("/api/services", {"name": "after", "port": 2}, wait="none")
+        beta.terminate()  # which it announces
         eventually(lambda: not audited(alpha).sound, "beta spoke", 10)
         found = audited(alpha).findings[0]
         assert (found.signer, found.reason) == ("spiffe://pmoves-mesh/node/beta", "revoked")

@@ -237,7 +237,7 @@ async def test_a_node_that_vouches_for_a_service_shows_who_it_is(main: Host, tmp
 async def test_what_a_node_cannot_vouch_for_does_not_leave_it(
     main: Host, name: str, kind: str, requester: str, reason: str
 ):
-    remote = RemoteEnroller(main.identity.id, main.tls_dir, (main.url,), main.holder)
+    remote = RemoteEnroller(main.identity.id, main.tls_dir, lambda: (main.url,), main.holder)
     wanted = ServiceRequest(name=name, csr=request_of("whisper", kind), requester=requester, remote="")
     assert (await refusal(remote.certify(wanted))).reason == reason
     assert main.asked == []

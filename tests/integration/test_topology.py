@@ -92,7 +92,7 @@ async def test_the_stream_is_made_as_the_design_says(nats_server: NatsServer, ba
     leases = (await stream(bare, "KV_MESH_LEASES")).config
     assert leases["storage"] == "memory"
     assert leases["allow_msg_ttl"]
-    assert leases["subject_delete_marker_ttl"] == 3600 * 10**9
+    assert leases["subject_delete_marker_ttl"] == 600 * 10**9
     assert await NatsWorkQueue(bare).floor() == 0
     assert await peek(bare) == StreamIdentity(MESH, CA)
 

@@ -451,7 +451,7 @@ class ScriptedOperator:
 
     decreed: list[Event] = field(default_factory=list)
 
-    def run(self, config: Config, build: Build, _clock: object) -> int:
+    def run(self, config: Config, build: Build, _clock: object, _issuer: str | None = None) -> int:
         place = {"mesh": config.mesh, "node": "root", "incarnation": 1, "revision": 1}
         self.decreed.append(build(place))
         return 7

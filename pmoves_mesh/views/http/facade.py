@@ -130,6 +130,7 @@ class Facade:
         enroller: who gives certificates; None where the CA is not kept.
         local_secret: what programs of this host know that may ask for identities of services.
         enrols: whether this node keeps the CA.
+        tokens_pending: returns how many join tokens could still be used; blocks for a moment.
         metrics: returns the metrics as text and its content type, for a reader's `Accept`.
     """
 
@@ -143,6 +144,7 @@ class Facade:
     enroller: Enroller | None = None
     local_secret: str | None = field(default=None, repr=False)
     enrols: bool = False
+    tokens_pending: Callable[[], int] | None = None
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
 
 

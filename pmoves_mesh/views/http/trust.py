@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -21,6 +23,9 @@ async def trust(request: web.Request) -> Answer:
     """Answers `GET /api/trust`."""
     facade = request.app[FACADE]
     found = report(facade.replica, facade.node, facade.clock.now_ms(), enrols=facade.enrols)
+    if facade.tokens_pending is not None:
+        pending = await asyncio.to_thread(facade.tokens_pending)
+        found = msgspec.structs.replace(found, tokens_pending=pending)
     return Answer(parts=[encode(found)])
 
 
