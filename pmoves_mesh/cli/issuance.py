@@ -25,7 +25,7 @@ from pmoves_mesh.errors import MeshError, PkiError, UntrustedIssuer
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.authority import BACKDATE_MAX_S, LIFETIME_MAX_S
 from pmoves_mesh.pki.files import locked, read_certificates, read_key, write_certificate, write_key
-from pmoves_mesh.pki.identity import Identity, verified_identity
+from pmoves_mesh.pki.identity import Identity, renewal_request, verified_identity
 from pmoves_mesh.pki.operator import OPERATOR_CERTIFICATE
 from pmoves_mesh.pki.requests import RequestedIdentity, make_request, read_request
 from pmoves_mesh.pki.templates import BACKDATE_S, NODE_LIFETIME_S, CertificateRequest
@@ -230,11 +230,9 @@ def _read(config: Config, path: Path) -> Identity:
 def _renewed(config: Config, identity: Identity) -> x509.Certificate:
     """Returns a certificate for the same holder, names, key, limits and time as before."""
     kind, name = identity.kind, identity.name
-    names = identity.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    hosts = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    request = make_request(config.mesh, kind, name, identity.key, *keystore.split_names(hosts))
+    request = renewal_request(config.mesh, identity)
     if keystore.has_authority(config.tls_dir):
-        terms = _Terms(patterns_of(identity.certificate), _lifetime_s(config, identity), BACKDATE_S)
+        terms = _Terms(patterns_of(identity.certificate), _lifetime_s(config, identity), None)
         return _signed(config, read_request(request, config.mesh), terms)
     pem = identity.certificate.public_bytes(Encoding.PEM).decode()
     return _from_agent(config, "/api/renew", {"certificate": pem, "csr": request}, (kind, name), identity.key)

@@ -218,7 +218,7 @@ async def test_without_an_address_of_the_authority_the_setting_is_named(main: Ho
 
 async def test_a_node_that_vouches_for_a_service_shows_who_it_is(main: Host, tmp_path: Path):
     node = Host(tmp_path / "main", node="jetson")
-    remote = RemoteEnroller(node.identity.id, node.tls_dir, (main.url,), node.holder)
+    remote = RemoteEnroller(node.identity.id, node.tls_dir, lambda: (main.url,), node.holder)
     csr = request_of("whisper", "service")
     given = await remote.certify(ServiceRequest(name="whisper", csr=csr, remote="127.0.0.1"))
     assert x509.load_pem_x509_certificate(given.certificate.encode())

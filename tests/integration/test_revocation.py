@@ -69,7 +69,8 @@ async def test_a_revoked_node_is_believed_by_nobody_within_a_second(mesh: Mesh):
     for agent in (alpha, gamma):
         assert agent.names() == ["of-alpha", "of-gamma"]
         assert agent.post("/api/discover", ["common"]).body["count"] == 2
-    beta.post("/api/services", {"name": "defiant", "port": 2}, wait="none")
+    assert "revoked" in beta.post("/api/services", {"name": "defiant", "port": 2}).body["detail"]
+    beta.delete("/api/services/of-beta", wait="none")
     for agent in (alpha, gamma):
         eventually(lambda a=agent: a.registry["rejected"].get("revoked", 0) > 0, "it is counted", 10)
         latest = agent.registry["rejections"][-1]

@@ -224,7 +224,7 @@ def test_an_encrypted_key_of_the_ca_without_its_passphrase_is_an_alarm(patient: 
     path = patient.tls_dir / "ca.key"
     write_key(path, read_key(path), "open sesame")
     found = patient.complaint("keys")
-    assert found.what == f"{path}: needs its passphrase"
+    assert found.what == f"{path}: needs its passphrase: set MESH_PASSPHRASE"
     assert found.remedy == "set MESH_PASSPHRASE to it"
     patient.settings["MESH_PASSPHRASE"] = "open sesame"
     assert [finding.severity for finding in patient.examine("keys")] == ["ok"]

@@ -13,6 +13,7 @@ from pmoves_mesh.agent import operator, revocation
 from pmoves_mesh.agent.revocation import Shown
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import CertificatesRevoked, InstanceEvicted, RetiredRoot, RootsRotated
+from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import CapacityError, InvalidFieldError, NotFoundError, PkiError
 from pmoves_mesh.pki import keystore
 
@@ -64,7 +65,7 @@ def test_an_operator_is_issued_on_the_spot_where_the_cas_key_is(tmp_path: Path):
     assert identity.id == f"spiffe://{MESH}/operator/alpha"
     assert identity.not_after_ms == NOW_MS + 3600 * 1000
     sealed = envelope.seal(operator.evict("rag", "beta", None)({**PLACE, "node": "alpha"}), identity)
-    trust = operator.Trust(MESH, keystore.read_roots(tmp_path))
+    trust = Trust(MESH, keystore.read_roots(tmp_path))
     trust.admit(identity.certificate_der)
     (verified,) = envelope.unseal(sealed, trust, time_ms=NOW_MS, position=1)
     assert verified.signer == identity.id
