@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import ssl
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import click
 
-from pmoves_mesh.config import Config, load
-from pmoves_mesh.errors import ConfigError
+from pmoves_mesh.config import Config, is_loopback, load
+from pmoves_mesh.core.names import spiffe_id
+from pmoves_mesh.errors import ConfigError, PkiError
+from pmoves_mesh.tls import client_context
 
 TIMEOUT_S: Final = 15.0
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
@@ -73,8 +76,11 @@ class AgentClient:
     def __init__(self, config: Config, timeout_s: float = TIMEOUT_S) -> None:
         if config.http_port == 0:
             raise ConfigError("SERVICE_REGISTRY_PORT", "0", "a command must know the port: 1 to 65535")
+        self._config = config
         self._host = _WILDCARDS.get(config.http_host, config.http_host)
         self._port = config.http_port
+        # Seen from itself a host with one outside address is another host, to whom TLS is spoken.
+        self._secured = not (is_loopback(self._host) or config.insecure_http)
         self._token = config.http_token
         self._timeout_s = timeout_s
 
@@ -82,7 +88,7 @@ class AgentClient:
     def url(self) -> str:
         """The agent's address, for people and for curl."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return f"{'https' if self._secured else 'http'}://{host}:{self._port}"
 
     def get(self, path: str, query: dict[str, str] | None = None) -> Answer:
         """Returns the decoded answer of a read.
@@ -104,7 +110,7 @@ class AgentClient:
         """Returns the status of a GET, or None if nothing answers."""
         try:
             return self._exchange("GET", path, None)[0]
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, PkiError):
             return None
 
     def _decoded(self, method: str, path: str, body: object = None) -> Answer:
@@ -124,13 +130,19 @@ class AgentClient:
             raise _not_an_agent(self.url)
         return Answer(self.url, answer, status)
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self._secured:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        context = _context(self._config)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
+
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.reveal()}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        connection = self._connection()
         try:
             payload = None if body is None else json.dumps(body).encode()
             connection.request(method, path, payload, headers)
@@ -138,6 +150,18 @@ class AgentClient:
             return response.status, response.read()
         finally:
             connection.close()
+
+
+def _context(config: Config) -> ssl.SSLContext:
+    """Returns what shows this node's identity, and believes the agent of this very node alone.
+
+    Raises:
+        PkiError: if the identity's files cannot be used, as before the agent's first start.
+    """
+    identity = config.data_dir / "identity" / "node"
+    allow = (spiffe_id(config.mesh, "node", config.node),)
+    roots = config.tls_dir / "ca.crt"
+    return client_context(identity.with_suffix(".crt"), identity.with_suffix(".key"), roots, allow=allow)
 
 
 def _not_an_agent(url: str) -> click.ClickException:

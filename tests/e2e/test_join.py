@@ -87,3 +87,12 @@ def test_limits_of_a_token_hold_for_what_the_node_registers(hosts: list[Host]):
     jetson.up()
     assert jetson.run("register", "whisper-1", "--port", "9000").returncode == 0
     assert "whisper-*" in refused(jetson, "register", "hi-rag", "--port", "8086")
+
+
+def test_commands_reach_an_agent_that_listens_on_one_outside_address(
+    real_hosts: Callable[..., list[Host]],
+):
+    (main,) = real_hosts("main", SERVICE_REGISTRY_HOST="10.77.0.1", PMOVES_NATS_HOST="10.77.0.1")
+    assert "https://10.77.0.1:8100" in main.up()
+    assert main.run("register", "whisper", "--port", "9000").returncode == 0
+    assert main.json("service", "whisper")["host"] == "10.77.0.1"

@@ -68,6 +68,9 @@ def test_the_ca_is_replaced_in_the_running_mesh(mesh: list[Host]):
     main, jetson = mesh
     registered(jetson, "whisper")
     wait_until(lambda: knows(main, "whisper"), "the mesh works under the old CA")
+    assert jetson.run("certs", "issue", "--service", "whisper").returncode == 0
+    of_service = jetson.directory / "tls" / "services" / "whisper.crt"
+    issued = of_service.read_bytes()
     old = (main.directory / "tls" / "ca.crt").read_text()
     done = main.run("certs", "rotate", "--timeout", "40s")
     assert done.returncode == 0, done.stderr + jetson.log
@@ -77,8 +80,10 @@ def test_the_ca_is_replaced_in_the_running_mesh(mesh: list[Host]):
     assert new != old
     assert not (main.directory / "tls" / "ca-old.key").exists()
     wait_until(lambda: (jetson.directory / "tls" / "ca.crt").read_text() == new, "the second host follows")
+    assert of_service.read_bytes() != issued, "its services have new certificates too"
     registered(jetson, "hi-rag")
     wait_until(lambda: knows(main, "hi-rag"), "the mesh works under the new CA")
+    assert connections(main) == connections(jetson) == 1, "nobody's connection ended"
     assert knows(main, "whisper")
     for host in mesh:
         host.run("down")
