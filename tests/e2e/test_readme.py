@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import namespaces
 import pytest
 from hosts import ROOT, clean_environment, listens, wait_until
 from nats_server import free_port
@@ -87,6 +88,56 @@ def test_every_command_of_the_readme_does_what_it_says(newcomer: Newcomer):
     assert "hi-rag" in newcomer.types(command_line)
     newcomer.types(two_down)
     wait_until(lambda: not listens(newcomer.ports["4222"]), "the nats-server is gone")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("package_index")
+def test_a_second_machine_joins_by_the_commands_of_the_readme(checkout: Path, tmp_path: Path):
+    if problem := namespaces.problem():
+        pytest.skip(problem)
+    main_commands, second_commands = blocks("bash")
+    with namespaces.network(2) as places:
+        machines = [Machine(checkout, tmp_path / f"machine-{place.address}", place) for place in places]
+        main, second = machines
+        try:
+            token = main.types(main_commands).splitlines()[-1]
+            second.types(second_commands.replace("pmoves1-...", token))
+            second.types(".venv/bin/pmoves-mesh register whisper --port 9000")
+            seen = main.types(".venv/bin/pmoves-mesh services")
+            assert re.search(r"whisper\t9000\tjetson\t10\.77\.0\.2:9000", seen)
+            assert main.types(".venv/bin/pmoves-mesh certs revoke jetson").startswith("FINGERPRINT")
+            assert "whisper" not in main.types(".venv/bin/pmoves-mesh services")
+        finally:
+            for machine in machines:
+                machine.types("make down || true")
+
+
+class Machine:
+    """A machine on the network with a clone of its own, into which the dependencies are installed already."""
+
+    def __init__(self, checkout: Path, directory: Path, place: namespaces.Namespace) -> None:
+        self._directory = directory
+        self._place = place
+        subprocess.run(["make", ".venv/.runtime"], cwd=checkout, env=clean_environment(), check=True)
+        shutil.copytree(checkout, directory, symlinks=True)
+        for path in (directory / "tls").glob("[!R.]*.*"):
+            path.unlink()
+        for state in ("data", "data-jetson"):
+            shutil.rmtree(directory / state, ignore_errors=True)
+
+    def types(self, commands: str) -> str:
+        done = subprocess.run(
+            [*self._place.inside, "bash", "-euo", "pipefail", "-c", commands],
+            cwd=self._directory,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
 
 class Subscriber:
