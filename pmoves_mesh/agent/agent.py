@@ -14,7 +14,6 @@ import structlog
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
-from pmoves_mesh.agent.certificates import CertificateWatch
 from pmoves_mesh.agent.clones import Clones
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
@@ -27,7 +26,8 @@ from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
-from pmoves_mesh.agent.trusted import identity_files, keeps_ca, local_secret
+from pmoves_mesh.agent.trust.certificates import CertificateWatch
+from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca, local_secret
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import CapacityError, StoreError
 from pmoves_mesh.log import topology

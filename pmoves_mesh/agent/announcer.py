@@ -13,7 +13,7 @@ import structlog
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.registrations import Registrations
-from pmoves_mesh.agent.trusted import keeps_ca
+from pmoves_mesh.agent.trust.trusted import keeps_ca
 from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import (

@@ -8,18 +8,18 @@ from typing import Any, Final
 
 import structlog
 
-from pmoves_mesh.agent.access import AccessKeeper
-from pmoves_mesh.agent.admission import Admission, notes
 from pmoves_mesh.agent.author import Author
-from pmoves_mesh.agent.ca_client import Holder
-from pmoves_mesh.agent.enroller import LocalEnroller, RemoteEnroller
 from pmoves_mesh.agent.ground import Ground
-from pmoves_mesh.agent.issuing import Issuing
-from pmoves_mesh.agent.joining import joining_settings
 from pmoves_mesh.agent.link import Link
-from pmoves_mesh.agent.renewal import Held, Renewals, held_here
-from pmoves_mesh.agent.roots import RootsKeeper
-from pmoves_mesh.agent.trusted import IDENTITY_DIR, identity_files, keeps_ca
+from pmoves_mesh.agent.trust.access import AccessKeeper
+from pmoves_mesh.agent.trust.admission import Admission, notes
+from pmoves_mesh.agent.trust.ca_client import Holder
+from pmoves_mesh.agent.trust.enroller import LocalEnroller, RemoteEnroller
+from pmoves_mesh.agent.trust.issuing import Issuing
+from pmoves_mesh.agent.trust.joining import joining_settings
+from pmoves_mesh.agent.trust.renewal import Held, Renewals, held_here
+from pmoves_mesh.agent.trust.roots import RootsKeeper
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR, identity_files, keeps_ca
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogError, StartError
 from pmoves_mesh.log import topology

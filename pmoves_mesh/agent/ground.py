@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from pmoves_mesh.agent.access import Door, access_of
 from pmoves_mesh.agent.address import advertised_host
-from pmoves_mesh.agent.issuing import Issuing
 from pmoves_mesh.agent.link import nats_settings
-from pmoves_mesh.agent.trusted import first_trust, identity_files, keeps_ca
+from pmoves_mesh.agent.trust.access import Door, access_of
+from pmoves_mesh.agent.trust.issuing import Issuing
+from pmoves_mesh.agent.trust.trusted import first_trust, identity_files, keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.log.connection import Connection

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from pmoves_mesh.agent.trusted import identity_files, keeps_ca
+from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import JETSTREAM_API, MESH_API, inbox_prefix
 from pmoves_mesh.core.registry import Registry

@@ -16,7 +16,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from pmoves_mesh.agent.link import nats_settings
-from pmoves_mesh.agent.trusted import keeps_ca
+from pmoves_mesh.agent.trust.trusted import keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.envelope import SigningIdentity

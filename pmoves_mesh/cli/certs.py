@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 from cryptography import x509
 
-from pmoves_mesh.agent.joining import own_addresses
+from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
 from pmoves_mesh.cli.issuance import issue_command, passphrase_of, renew_command

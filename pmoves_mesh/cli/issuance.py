@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.agent.issuing import Issuing
-from pmoves_mesh.agent.trusted import LOCAL_FILE
+from pmoves_mesh.agent.trust.issuing import Issuing
+from pmoves_mesh.agent.trust.trusted import LOCAL_FILE
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import cell, example
 from pmoves_mesh.cli.durations import Duration

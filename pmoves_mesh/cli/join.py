@@ -11,9 +11,9 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pmoves_mesh.agent import ca_client
-from pmoves_mesh.agent.joining import own_addresses
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust import ca_client
+from pmoves_mesh.agent.trust.joining import own_addresses
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.cli import envfile
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import cell, example

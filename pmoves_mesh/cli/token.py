@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import click
 
-from pmoves_mesh.agent.joining import ca_urls, check_reachable
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust.joining import ca_urls, check_reachable
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
 from pmoves_mesh.cli.durations import Duration, shown_duration

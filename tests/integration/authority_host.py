@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh import tls
-from pmoves_mesh.agent.ca_client import Holder
-from pmoves_mesh.agent.enroller import LocalEnroller
+from pmoves_mesh.agent.trust.ca_client import Holder
+from pmoves_mesh.agent.trust.enroller import LocalEnroller
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.trust import fingerprint
 from pmoves_mesh.errors import EnrolmentRefusedError

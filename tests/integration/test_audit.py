@@ -13,7 +13,7 @@ from agents import AgentProcess, Mesh, eventually, mesh_in
 from plain_nats import STREAM, TIMEOUT_S, plain_client, publish, read_stream
 
 from pmoves_mesh.agent import audit
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
 from pmoves_mesh.core import envelope, wire

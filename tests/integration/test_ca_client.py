@@ -12,8 +12,8 @@ from authority_host import MESH, Answer, Host, pem
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pmoves_mesh.agent import ca_client
-from pmoves_mesh.agent.enroller import RemoteEnroller
+from pmoves_mesh.agent.trust import ca_client
+from pmoves_mesh.agent.trust.enroller import RemoteEnroller
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.errors import EnrolmentRefusedError, PkiError, RateLimitedError

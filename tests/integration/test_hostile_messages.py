@@ -19,7 +19,7 @@ import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
 from plain_nats import ANNOUNCE, plain_client, publish, read_stream
 
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core import envelope, wire
 from pmoves_mesh.core.names import EVENT_BYTES_MAX

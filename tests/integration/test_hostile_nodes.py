@@ -12,7 +12,7 @@ import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in, note
 from plain_nats import STREAM, plain_client, publish
 
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.envelope import SealedEvent

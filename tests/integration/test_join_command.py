@@ -13,9 +13,9 @@ from authority_host import MESH, Host
 from cryptography import x509
 from structlog.testing import capture_logs
 
-from pmoves_mesh.agent.enroller import LocalEnroller
-from pmoves_mesh.agent.issuing import Issuing
-from pmoves_mesh.agent.joining import joining_settings
+from pmoves_mesh.agent.trust.enroller import LocalEnroller
+from pmoves_mesh.agent.trust.issuing import Issuing
+from pmoves_mesh.agent.trust.joining import joining_settings
 from pmoves_mesh.cli.main import main as run_command
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load

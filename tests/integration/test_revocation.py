@@ -12,7 +12,7 @@ import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in, note
 from plain_nats import plain_client, read_stream
 
-from pmoves_mesh.agent.trusted import IDENTITY_DIR
+from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.trust import fingerprint
 from pmoves_mesh.pki.files import read_certificates

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pmoves_mesh.agent.certificates import CertificateWatch
+from pmoves_mesh.agent.trust.certificates import CertificateWatch
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
 from pmoves_mesh.pki import keystore

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.agent.issuing import Issuing
+from pmoves_mesh.agent.trust.issuing import Issuing
 from pmoves_mesh.cli.durations import parse_duration, shown_duration
 from pmoves_mesh.cli.main import main
 from pmoves_mesh.clock import SystemClock

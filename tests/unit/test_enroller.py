@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pmoves_mesh.agent.enroller import LocalEnroller
-from pmoves_mesh.agent.issuing import GRACE_MS, PACE_MAX, Issuing
+from pmoves_mesh.agent.trust.enroller import LocalEnroller
+from pmoves_mesh.agent.trust.issuing import GRACE_MS, PACE_MAX, Issuing
 from pmoves_mesh.core.event import EnrolmentRefused, IdentityIssued
 from pmoves_mesh.core.limits import patterns_of
 from pmoves_mesh.core.trust import Trust

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.agent.issuing import Issuing
-from pmoves_mesh.agent.renewal import Held, Renewals, held_here
+from pmoves_mesh.agent.trust.issuing import Issuing
+from pmoves_mesh.agent.trust.renewal import Held, Renewals, held_here
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogUnavailable, PkiError

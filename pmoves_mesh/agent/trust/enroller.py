@@ -12,10 +12,10 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.agent import ca_client
-from pmoves_mesh.agent.ca_client import Holder
-from pmoves_mesh.agent.issuing import Given, Issuing
-from pmoves_mesh.agent.refusals import Note, Refusals
+from pmoves_mesh.agent.trust import ca_client
+from pmoves_mesh.agent.trust.ca_client import Holder
+from pmoves_mesh.agent.trust.issuing import Given, Issuing
+from pmoves_mesh.agent.trust.refusals import Note, Refusals
 from pmoves_mesh.core.event import IdentityIssued
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.core.query import iso

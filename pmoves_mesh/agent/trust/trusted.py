@@ -11,7 +11,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pmoves_mesh.agent import ca_client
+from pmoves_mesh.agent.trust import ca_client
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import server_name_of
 from pmoves_mesh.core.trust import Trust

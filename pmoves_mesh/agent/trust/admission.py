@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from pmoves_mesh.agent.author import Author, Place
-from pmoves_mesh.agent.refusals import Note
+from pmoves_mesh.agent.trust.refusals import Note
 from pmoves_mesh.core.event import EnrolmentRefused, IdentityIssued
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import LogError, MeshError, PkiError, SequenceConflict, StoreError, UntrustedIssuer
