@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 from cryptography import x509
 
+from pmoves_mesh.agent.trust.issuing import Issuing
 from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
@@ -87,6 +88,9 @@ def init_command(*, force: bool, ask: bool) -> None:
         force=force,
         passphrase=passphrase,
     )
+    if (config.tls_dir / LEDGER_FILE).exists():
+        # An agent runs or ran here: it lets in whom it finds in the ledger.
+        Issuing(config.tls_dir, config.mesh, config.node).record_files(SystemClock().now_ms())
     for what, paths in (("made", made), ("kept", kept)):
         for path in sorted(paths):
             click.echo(f"{what}  {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,3 +210,36 @@ def test_a_guest_mesh_on_the_same_server_neither_sees_nor_disturbs_the_first(
     finally:
         guest.run("down")
     assert knows(main, "secret-service")
+
+
+def test_programs_of_the_main_host_use_nats_with_the_certificate_that_init_makes(mesh: list[Host]):
+    main, jetson = mesh
+    assert main.run("certs", "init").returncode == 0
+    listener = """
+import asyncio, ssl, nats
+async def main():
+    context = ssl.create_default_context(cafile="tls/ca.crt")
+    context.load_cert_chain("tls/client.crt", "tls/client.key")
+    client = await nats.connect("tls://127.0.0.1:4222", tls=context, connect_timeout=5)
+    changes = await client.subscribe("service.registry.*")
+    await client.flush()
+    print("listening", flush=True)
+    print((await changes.next_msg(timeout=20)).subject, flush=True)
+asyncio.run(main())
+"""
+
+    def listens() -> bool:
+        with subprocess.Popen(
+            [*main.place.inside, sys.executable, "-c", listener],
+            cwd=main.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() != "listening\n":
+                return False  # the server has not been told of the new certificate yet
+            registered(jetson, "whisper")
+            return process.stdout.readline() == "service.registry.registered\n"
+
+    wait_until(listens, "a program hears what the other host registers", 30)
