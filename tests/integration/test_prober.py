@@ -18,6 +18,7 @@ from probe_targets import HOST, Target, says, target
 from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.probes import Probe
+from pmoves_mesh.core.check import Check
 from pmoves_mesh.core.health import Finding, Pace
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.registration import Registration
@@ -47,7 +48,7 @@ class Scripted:
         self.finds: dict[str, Finding] = {}
         self.asked: dict[InstanceKey, int] = {}
 
-    async def __call__(self, one: Instance) -> Finding:
+    async def __call__(self, one: Instance, _: Check) -> Finding:
         self.asked[one.key] = self.asked.get(one.key, 0) + 1
         return self.finds.get(one.id, PASSED)
 
@@ -209,7 +210,7 @@ async def test_an_instance_that_is_gone_is_probed_no_more(node: Served):
 async def test_what_a_probe_finds_of_an_instance_that_went_meanwhile_is_not_stated(node: Served):
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Instance) -> Finding:
+    async def slow(*_: object) -> Finding:
         begun.set()
         await go_on.wait()
         return PASSED
