@@ -18,7 +18,7 @@ from probe_targets import HOST, Target, says, target
 from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.probes import Probe
-from pmoves_mesh.core.check import Check
+from pmoves_mesh.core.check import Check, TcpCheck
 from pmoves_mesh.core.health import Finding, Pace
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.registration import Registration
@@ -255,6 +255,26 @@ async def test_what_an_earlier_run_found_holds_until_probes_say_otherwise(node: 
     async with probing(node, probe):
         await becomes(node, key, "unhealthy")
     assert stated(node, key) == [("registered", "unknown"), ("health", "healthy"), ("health", "unhealthy")]
+
+
+async def test_each_instance_is_probed_at_its_own_pace(node: Served):
+    probe = Scripted()
+    probe.finds = {"fast": FAILED, "slow": FAILED}
+    fast, slow = (
+        TcpCheck(interval_s=interval_s, timeout_s=0.5, fall=fall)
+        for interval_s, fall in ((0.02, 9), (0.4, 1))
+    )
+    prober = Prober(node.registrations, PinnedClock(), probe, seed="alpha")
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(prober.run())
+        often = await register(node, "fast", check=fast, port=1)
+        rarely = await register(node, "slow", check=slow, port=1)
+        await becomes(node, rarely, "unhealthy")
+        await becomes(node, often, "unhealthy")
+        assert probe.asked[often] >= 9
+        await rounds(probe, rarely, 2)
+        assert probe.asked[often] >= 5 * probe.asked[rarely]
+        running.cancel()
 
 
 async def test_one_slow_probe_delays_no_other(node: Served):

@@ -172,6 +172,46 @@ def test_one_that_is_not_probed_speaks_for_nobody():
     assert doubt.cause(50.0) == SILENCE
 
 
+SLOW = Pace(interval_s=300, timeout_s=30)
+
+
+def test_one_that_is_asked_much_more_rarely_is_not_waited_for():
+    doubt = doubt_of(4)
+    doubt.expect(keys(5)[4], SLOW)
+    doubt.found(keys(5)[4], PASSED, 40.0, SLOW)
+    for key in keys(4):
+        doubt.found(key, SILENT, 50.0, PACE)
+    assert doubt.cause(109.9) == SILENCE
+    doubt.found(keys(5)[4], PASSED, 60.0, SLOW)
+    assert doubt.cause(60.0) is None
+
+
+def test_one_that_is_asked_more_often_and_answers_speaks_for_the_agent():
+    doubt = Doubt()
+    often = Pace(interval_s=1)
+    doubt.expect(keys(5)[4], often)
+    doubt.found(keys(5)[4], PASSED, 49.0, often)
+    for key in keys(4):
+        doubt.found(key, SILENT, 50.0, SLOW)
+    assert doubt.cause(50.0) is None
+
+
+def test_whatever_was_under_way_while_the_agent_was_late_may_take_as_long_as_the_slowest():
+    doubt = doubt_of(1)
+    doubt.expect(keys(2)[1], SLOW)
+    doubt.late(1.1, 50.0)
+    assert [doubt.cause(79.9), doubt.cause(80.0)] == [LAG, None]
+
+
+def test_an_instance_that_is_asked_at_another_pace_begins_anew():
+    doubt = doubt_of(4)
+    for key in keys(3):
+        doubt.found(key, SILENT, 50.0, PACE)
+    doubt.expect(keys(1)[0], SLOW)
+    doubt.found(keys(4)[3], SILENT, 50.0, PACE)
+    assert doubt.cause(50.0) is None
+
+
 def test_one_that_is_gone_is_not_waited_for():
     doubt = doubt_of(5)
     doubt.found(keys(1)[0], SILENT, 50.0, PACE)
