@@ -24,9 +24,9 @@ def run() -> Iterator[str]:
     """Yields lines with the figures."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        nats_port = _free_port()
-        first = stack.enter_context(_agent(folder, "one", {"PMOVES_NATS_PORT": str(nats_port)}))
-        second = stack.enter_context(_agent(folder, "two", {"NATS_URL": f"nats://127.0.0.1:{nats_port}"}))
+        nats_port = free_port()
+        first = stack.enter_context(agent(folder, "one", {"PMOVES_NATS_PORT": str(nats_port)}))
+        second = stack.enter_context(agent(folder, "two", {"NATS_URL": f"nats://127.0.0.1:{nats_port}"}))
         answered, visible = zip(
             *(_register(first, second, index) for index in range(REGISTRATIONS)), strict=True
         )
@@ -62,15 +62,17 @@ def _line(what: str, figures: tuple[float, ...]) -> str:
     return f"{what:<52} median {statistics.median(ordered):7.2f} ms   p99 {p99:7.2f} ms   of {len(ordered)}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
-def _agent(folder: Path, name: str, settings: dict[str, str]) -> Iterator[int]:
-    port = _free_port()
+def agent(folder: Path, name: str, settings: dict[str, str]) -> Iterator[int]:
+    """Runs an agent while the context lasts, with its files in `folder`, and yields its HTTP port."""
+    port = free_port()
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("NATS_", "PMOVES_"))},
         "MESH_HOSTNAME": name,

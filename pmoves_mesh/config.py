@@ -70,6 +70,7 @@ class Config:
         ca_urls: where the CA renews this node's certificate, `https://host:port` each.
         http_port: 0 picks a free one.
         dns_port: 0 is off.
+        command_checks: whether a check may run a command.
         advertise_host: None leaves it to the node to find its own address.
     """
 
@@ -99,6 +100,7 @@ class Config:
     ca_urls: tuple[str, ...]
     lease_ttl_s: int
     dns_port: int
+    command_checks: bool
     announce_s: float
     advertise_host: str | None
     data_dir: Path
@@ -163,6 +165,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         ca_urls=values.ca_urls("PMOVES_CA_URL"),
         lease_ttl_s=values.integer("PMOVES_LEASE_TTL_S", 2, 300),
         dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
+        command_checks=values.choice("PMOVES_COMMAND_CHECKS", "0", "1") == "1",
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),
         data_dir=values.directory("PMOVES_DATA_DIR"),

@@ -39,12 +39,13 @@ class InvalidFieldError(MeshError):
 
 
 class NotOwnerError(MeshError):
-    """The instance belongs to another node, and only its owner can change it."""
+    """The instance belongs to another node, and only its owner can change it; or the node itself is meant."""
 
     def __init__(self, service: str, nodes: tuple[str, ...]) -> None:
         self.service = service
         self.nodes = nodes
-        super().__init__(f"service {service} is registered on {', '.join(nodes)}; ask the agent there")
+        what = f"service {service} is registered on" if service else "only its own agent changes node"
+        super().__init__(f"{what} {', '.join(nodes)}; ask the agent there")
 
 
 class WriteRefusedError(MeshError):

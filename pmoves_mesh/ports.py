@@ -8,7 +8,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from pmoves_mesh.core.envelope import SealedEvent
-from pmoves_mesh.core.model import Instance
+from pmoves_mesh.core.model import Instance, InstanceKey
+from pmoves_mesh.core.names import HealthStatus
 from pmoves_mesh.core.registration import Registration
 
 
@@ -236,6 +237,61 @@ class Registrar(Protocol):
             NotOwnerError: if there is, but only on other nodes.
             StoreError: if it cannot be made durable.
         """
+        ...
+
+
+class Reporter(Protocol):
+    """This node's instances that report by themselves whether they are well."""
+
+    async def report(
+        self,
+        service: str,
+        status: HealthStatus,
+        output: str,
+        *,
+        instance_id: str | None = None,
+        wait: bool = True,
+    ) -> tuple[InstanceKey, int | None]:
+        """Takes in what an instance says of itself, and sets the time of its next report.
+
+        Args:
+            service: its service.
+            status: what it says.
+            output: in its own words; they are kept when the status changes.
+            instance_id: which one, if several of this node report.
+            wait: as for `Registrar.register`.
+
+        Returns:
+            Which instance it was; and the position of the change, 0 while it waits in the outbox, or
+            None if nothing changed.
+
+        Raises:
+            ServiceNotFound: if there is no such instance anywhere.
+            NotOwnerError: if there is, but only on other nodes.
+            InvalidFieldError: if none of them reports by itself, or several do and none is named.
+            StoreError: if it cannot be made durable.
+        """
+        ...
+
+
+class Maintainer(Protocol):
+    """This node's maintenance: what is hidden from discovery and stays registered.
+
+    Every method takes the reason, or None to end it, and returns the instances that are concerned, and
+    the last position as `Reporter.report` does. Every method raises `NotOwnerError` if that is another
+    node's affair, `NotFoundError` if it is unknown, `StoreError` if it cannot be made durable.
+    """
+
+    async def maintain(
+        self, service: str, reason: str | None, *, instance_id: str | None = None, wait: bool = True
+    ) -> tuple[Sequence[InstanceKey], int | None]:
+        """Sets or lifts the mark of a service of this node, or of one instance."""
+        ...
+
+    async def maintain_node(
+        self, node: str, reason: str | None, *, wait: bool = True
+    ) -> tuple[Sequence[InstanceKey], int | None]:
+        """Sets or lifts the mark of this whole node, and of whatever it registers meanwhile."""
         ...
 
 

@@ -64,6 +64,11 @@ SETTINGS: Final = (
     ),
     Setting("PMOVES_INSECURE_HTTP", "0", "`1` lets other hosts use the HTTP API without TLS"),
     Setting("PMOVES_DNS_PORT", "8600", "port kept for DNS; checked, and used by nothing yet"),
+    Setting(
+        "PMOVES_COMMAND_CHECKS",
+        "0",
+        "`1` lets programs of this host register checks that run a command, as the agent's user",
+    ),
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
     Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),

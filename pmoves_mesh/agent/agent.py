@@ -14,16 +14,15 @@ import structlog
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
+from pmoves_mesh.agent.care import care_for
 from pmoves_mesh.agent.clones import Clones
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
-from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
-from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trust.certificates import CertificateWatch
@@ -140,12 +139,11 @@ async def _assemble(
     replica, author, registrations = voice.replica, voice.author, voice.registrations
     link = Link(config, connection, replica, ground.identity, clock)
     names = frozenset({config.node, ground.host, socket.gethostname().lower()})
-    probe = await stack.enter_async_context(HttpProbe(names, lambda: ground.trust.roots))
-    prober = Prober(registrations, clock, probe, seed=config.node)
+    care = await care_for(ground, registrations, replica, names, stack)
     clones, watch = Clones(author), CertificateWatch(config, clock)
     custody = Custody(ground, replica, author, link)
     facts = Facts(
-        config, link, replica, voice.outbox, lambda: [*watch.warnings(), *_doubts(prober), *clones.warnings()]
+        config, link, replica, voice.outbox, lambda: [*watch.warnings(), *care.warnings(), *clones.warnings()]
     )
     facade = Facade(
         replica=replica,
@@ -158,6 +156,8 @@ async def _assemble(
         enroller=custody.enroller,
         local_secret=local_secret(config),
         enrols=keeps_ca(config),
+        reporter=care.reports,
+        maintainer=care.maintenance,
         tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         metrics=Metrics(
             replica,
@@ -188,14 +188,10 @@ async def _assemble(
     lease = LeaseKeeper(tenant, replica.verifier, leases, clock, clones.note)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
-        *(link.run, voice.saver.run, prober.run, watch.run, clones.run, *custody.loops),
+        *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
         *map(link.once_joined, (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
-
-
-def _doubts(prober: Prober) -> list[str]:
-    return [f"failed probes do not count now: {prober.starved}"] if prober.starved else []
 
 
 def _speaking(ground: Ground, voice: _Voice) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:

@@ -1,4 +1,4 @@
-"""The HTTP probe: GETs an instance's `health_url`; a 2xx passes.
+"""The HTTP probe: GETs an instance's `health_url`; a 2xx passes, or what its check expects.
 
 It asks what `core.target` allows and nothing else, whatever the URL, the name service or a redirect
 says. It hands on a status or a few words of ours, never what the service said.
@@ -6,11 +6,10 @@ says. It hands on a status or a few words of ours, never what the service said.
 
 from __future__ import annotations
 
-import errno
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -20,16 +19,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from yarl import URL
 
 from pmoves_mesh import __version__
+from pmoves_mesh.agent.reach import allowed_socket, not_probed, unconnected
+from pmoves_mesh.core.check import HttpCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance
-from pmoves_mesh.core.target import address_problem, canonical, target_problem
+from pmoves_mesh.core.target import canonical, target_problem
 
 BODY_BYTES_MAX: Final = 64 * 1024
 REDIRECTS_MAX: Final = 3
 
 _BUFFER_BYTES: Final = 16 * 1024
+_USUAL: Final = HttpCheck()
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 _HEADERS: Final = {
     "User-Agent": f"pmoves-mesh/{__version__}",
     # What is compressed in 64 KiB could be anything once it is not.
@@ -42,8 +43,6 @@ _MEANINGS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (aiohttp.ServerDisconnectedError, "closed without an answer"),
     (aiohttp.ClientResponseError, "what it answers is not HTTP"),
 )
-
-_AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 class HttpProbe:
@@ -69,7 +68,7 @@ class HttpProbe:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            limit=0, force_close=True, resolver=_Resolver(), socket_factory=_allowed_socket
+            limit=0, force_close=True, resolver=_Resolver(), socket_factory=allowed_socket
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -85,12 +84,12 @@ class HttpProbe:
     async def __aexit__(self, *_error: object) -> None:
         await self._session.close()
 
-    async def __call__(self, instance: Instance) -> Finding:
+    async def __call__(self, instance: Instance, check: HttpCheck = _USUAL) -> Finding:
         """Returns what the instance answers; whoever calls sets the time that it may take."""
         try:
-            url = URL(instance.health_url or "")
+            url = URL(check.url or instance.health_url or "")
             problem = self._problem(url, instance)
-            return _not_probed(problem) if problem else await self._follow(url)
+            return not_probed(problem) if problem else await self._follow(url, check)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _finding_of(error)
 
@@ -99,14 +98,13 @@ class HttpProbe:
         # one text can differ.
         return target_problem(url.scheme, url.raw_host or "", {*self._own_hosts, canonical(instance.host)})
 
-    async def _follow(self, url: URL) -> Finding:
+    async def _follow(self, url: URL, check: HttpCheck) -> Finding:
         for _ in range(1 + REDIRECTS_MAX):
             async with self._session.get(url, allow_redirects=False, ssl=self._tls(url)) as response:
                 status = response.status
                 location = response.headers.get("Location")
-                if status not in _REDIRECTS or location is None:
-                    await _read(response)
-                    return Finding(passed=200 <= status < 300, output=f"HTTP {status}")
+                if status not in _REDIRECTS or location is None or status == check.expect_status:
+                    return _judge(status, await _read(response), check)
             try:
                 target = url.join(URL(location))
             except ValueError:
@@ -145,23 +143,25 @@ def _loopback(host: str, port: int, address: str) -> ResolveResult:
     return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
 
 
-def _allowed_socket(info: _AddressInfo) -> socket.socket:
-    """Returns a socket for an address, once it is known which one is really connected to.
-
-    Raises:
-        PermissionError: if no probe may ask it, whatever name led there.
-    """
-    family, kind, protocol, _, address = info
-    if problem := address_problem(address[0]):
-        raise PermissionError(errno.EPERM, problem)
-    return socket.socket(family, kind, protocol)
+def _judge(status: int, body: bytes, check: HttpCheck) -> Finding:
+    """Returns whether an answer is what is expected; what it says is not handed on."""
+    passed = 200 <= status < 300 if check.expect_status is None else status == check.expect_status
+    if not passed and check.expect_status is not None:
+        return Finding(passed=False, output=f"HTTP {status}, not {check.expect_status}")
+    if passed and check.expect_body is not None and check.expect_body.encode() not in body:
+        return Finding(passed=False, output=f"HTTP {status} without the expected text")
+    return Finding(passed=passed, output=f"HTTP {status}")
 
 
-async def _read(response: aiohttp.ClientResponse) -> None:
-    """Reads an answer to its end, so that one that breaks off fails, or to the bound; keeps nothing."""
-    left = BODY_BYTES_MAX
-    while left > 0 and (chunk := await response.content.read(min(left, _BUFFER_BYTES))):
-        left -= len(chunk)
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Returns an answer's body up to the bound; it is read to its end, so that one that breaks off fails."""
+    body = bytearray()
+    while left := BODY_BYTES_MAX - len(body):
+        chunk = await response.content.read(min(left, _BUFFER_BYTES))
+        if not chunk:
+            break
+        body += chunk
+    return bytes(body)
 
 
 def _difference(url: URL, target: URL) -> str:
@@ -173,10 +173,6 @@ def _difference(url: URL, target: URL) -> str:
     return "" if target.port == url.port else "port"
 
 
-def _not_probed(problem: str) -> Finding:
-    return Finding(passed=None, output=f"not probed: {problem}")
-
-
 def _finding_of(error: Exception) -> Finding:
     """Returns what an error means, in our own words: those of the error may quote the service."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -185,23 +181,10 @@ def _finding_of(error: Exception) -> Finding:
         if isinstance(error, kind):
             return Finding(passed=False, output=output)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _unconnected(error.os_error)
+        return unconnected(error.os_error)
     if isinstance(error, ValueError | aiohttp.NonHttpUrlClientError):
-        return _not_probed("its URL cannot be read")
+        return not_probed("its URL cannot be read")
     return Finding(passed=False, output="broke off its answer")
-
-
-def _unconnected(error: OSError) -> Finding:
-    if error.errno == errno.ECONNREFUSED:
-        return Finding(passed=False, output="refused")
-    if error.errno == errno.EPERM:
-        return _not_probed("its host leads to an address that must not be asked")
-    if error.errno in _UNREACHABLE:
-        return Finding(passed=False, output="no route to its host", answered=False)
-    if isinstance(error, ConnectionError):
-        return Finding(passed=False, output="broke off the connection")
-    code = errno.errorcode.get(error.errno or 0, "no reason given")
-    return Finding(passed=False, output=f"cannot connect ({code})", answered=False)
 
 
 def _pem(roots: Iterable[x509.Certificate]) -> str:

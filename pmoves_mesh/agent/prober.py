@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from pmoves_mesh.agent.probes import Probe, ask
-from pmoves_mesh.agent.registrations import Registrations
+from pmoves_mesh.agent.registrations import Held, Registrations
+from pmoves_mesh.core.check import PacedCheck, TtlCheck, check_made
 from pmoves_mesh.core.doubt import Cause, Doubt
 from pmoves_mesh.core.health import Finding, Health, Pace, chance, first_after_s, next_due_s, observe
 from pmoves_mesh.core.model import InstanceKey
@@ -35,13 +36,14 @@ class _Check:
     """An instance that is probed.
 
     Attributes:
+        made: what is asked, and how often.
         due_s: when its next probe is due, or its present one was.
         drawn: how many numbers were drawn for it.
         dropped: set once it is no longer probed, or another check took its place.
     """
 
     key: InstanceKey
-    health_url: str
+    made: PacedCheck
     health: Health
     due_s: float = 0.0
     drawn: int = 0
@@ -60,8 +62,8 @@ class _Turn:
 class Prober:
     """Probes what this node holds, and nothing else.
 
-    An instance is probed while it has a `health_url`; a changed one starts its health anew. What an
-    earlier run of this agent found holds until probes say otherwise.
+    An instance is probed while it has a check, or a `health_url`. One that asks something else starts
+    its health anew. What an earlier run of this agent found holds until probes say otherwise.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Prober:
         probe: Probe,
         *,
         seed: str,
-        pace: Pace = Pace(),  # noqa: B008 - it is frozen
+        pace: Pace | None = None,
     ) -> None:
         """Takes what to probe, and how.
 
@@ -80,7 +82,8 @@ class Prober:
             clock: the time.
             probe: asks one instance.
             seed: sets apart when this node's probes are due from when others' are.
-            pace: how often, how long, and how many findings change a status.
+            pace: how often, how long, and how many findings change a status, whatever the checks say;
+                None for what each of them says.
         """
         self._registrations = registrations
         self._clock = clock
@@ -93,7 +96,7 @@ class Prober:
         self._running = 0
         self._changed: set[InstanceKey] = set()
         self._wake = asyncio.Event()
-        self._doubt = Doubt(pace)
+        self._doubt = Doubt()
         self._doubted: Cause | None = None
         self._wakes_by_s = clock.monotonic_s()
 
@@ -129,21 +132,30 @@ class Prober:
         fresh = []
         for key in self._changed:
             held = self._registrations.held.get(key)
-            health_url = held.record.health_url if held else None
+            made = self._made(held)
             check = self._checks.get(key)
-            if check is not None and check.health_url != health_url:
+            if check is not None and check.made != made:
                 check.dropped = True
                 self._doubt.forget(key)
                 del self._checks[key]
-            if held is not None and health_url and key not in self._checks:
-                fresh.append(_Check(key, health_url, Health(held.record.health_status)))
+            if held is not None and made is not None and key not in self._checks:
+                fresh.append(_Check(key, made, Health(held.record.health_status)))
         self._changed.clear()
         now_s = self._clock.monotonic_s()
         for check in fresh:
             self._checks[check.key] = check
-            self._doubt.expect(check.key)
-            check.due_s = now_s + first_after_s(self._pace.interval_s, len(fresh), self._draw(check))
+            pace = self._pace_of(check)
+            self._doubt.expect(check.key, pace)
+            check.due_s = now_s + first_after_s(pace.interval_s, len(fresh), self._draw(check))
             self._schedule_turn(check)
+
+    @staticmethod
+    def _made(held: Held | None) -> PacedCheck | None:
+        made = None if held is None else check_made(held.check, held.record)
+        return None if isinstance(made, TtlCheck) else made
+
+    def _pace_of(self, check: _Check) -> Pace:
+        return self._pace or check.made.pace
 
     def _schedule_turn(self, check: _Check) -> None:
         self._turns += 1
@@ -154,9 +166,12 @@ class Prober:
         return chance(self._seed, *check.key, check.drawn)
 
     def _begin_due(self, group: asyncio.TaskGroup) -> None:
-        until_s = self._clock.monotonic_s() + _LEAD * self._pace.interval_s
-        while self._schedule and self._schedule[0].due_s <= until_s and self._running < CONCURRENT_MAX:
-            check = heapq.heappop(self._schedule).check
+        now_s = self._clock.monotonic_s()
+        while self._schedule and self._running < CONCURRENT_MAX:
+            check = self._schedule[0].check
+            if self._schedule[0].due_s > now_s + _LEAD * self._pace_of(check).interval_s:
+                break
+            heapq.heappop(self._schedule)
             if not check.dropped:
                 self._running += 1
                 group.create_task(self._check(check))
@@ -184,26 +199,27 @@ class Prober:
             held = self._registrations.held.get(check.key)
             if held is None or check.dropped:
                 return
-            finding = await ask(self._probe, held.record, self._pace.timeout_s)
+            finding = await ask(self._probe, held.record, check.made, self._pace_of(check).timeout_s)
             if not check.dropped:
                 await self._judge(check, finding)
         finally:
             self._running -= 1
         if not check.dropped:
             now_s = self._clock.monotonic_s()
-            check.due_s = next_due_s(check.due_s, now_s, self._pace.interval_s, self._draw(check))
+            interval_s = self._pace_of(check).interval_s
+            check.due_s = next_due_s(check.due_s, now_s, interval_s, self._draw(check))
             self._schedule_turn(check)
             if self._running == CONCURRENT_MAX - 1 or self._schedule[0].check is check:
                 self._wake.set()
 
     async def _judge(self, check: _Check, finding: Finding) -> None:
         now_s = self._look_at_time()
-        self._doubt.found(check.key, finding, now_s)
+        pace = self._pace_of(check)
+        self._doubt.found(check.key, finding, now_s, pace)
         self._say_if_starved(now_s)
         if finding.passed is None:
             check.health = Health()
         elif finding.passed or self._doubt.cause(now_s) is None:
-            pace = self._pace
             check.health = observe(check.health, passed=finding.passed, rise=pace.rise, fall=pace.fall)
         held = self._registrations.held.get(check.key)
         if held is None:
@@ -217,7 +233,7 @@ class Prober:
     async def _state(self, check: _Check, status: HealthStatus, output: str) -> None:
         said = {"service": check.key.service, "id": check.key.id, "status": status, "output": output}
         try:
-            stated = await self._registrations.state_health(check.key, check.health_url, status, output)
+            stated = await self._registrations.state_health(check.key, check.made, status, output)
         except MeshError as error:
             _log.warning("health not stated", **said, detail=str(error))
         else:

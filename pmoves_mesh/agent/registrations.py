@@ -10,9 +10,12 @@ from typing import Final
 
 import msgspec
 import structlog
+from msgspec import UNSET, UnsetType
 
+from pmoves_mesh.agent import kept
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.core import query
+from pmoves_mesh.core.check import COMMAND_SETTING, Check, CommandCheck, check_made
 from pmoves_mesh.core.event import (
     Event,
     InstanceDeregistered,
@@ -20,13 +23,15 @@ from pmoves_mesh.core.event import (
     InstanceRegistered,
     InstanceUnregistered,
     InstanceUpdated,
+    Stated,
 )
 from pmoves_mesh.core.limits import allows
 from pmoves_mesh.core.model import INSTANCES_PER_NODE_MAX, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import HealthStatus, Host, Mode, parse_label
-from pmoves_mesh.core.registration import Registration, instance_id, instance_of, is_same
+from pmoves_mesh.core.registration import Registration, check_of, instance_id, instance_of, is_same
 from pmoves_mesh.errors import (
     CapacityError,
+    InvalidFieldError,
     NotOwnerError,
     ReplicaBehindError,
     ServiceForbiddenError,
@@ -50,11 +55,13 @@ class Held:
 
     Attributes:
         stamp: of the event that stated it last.
+        check: the one that was asked for; None if none was.
         durable: set once that event is in the store.
     """
 
     record: Instance
     stamp: Stamp
+    check: Check | None = None
     durable: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -64,6 +71,8 @@ class Registrations:
     Attributes:
         held: every instance of this node, by key.
         changed: set whenever `held` changes; whoever waits for it clears it.
+        command_checks: whether a check may run a command.
+        marked: returns a record with its maintenance as it has to be now.
     """
 
     def __init__(
@@ -72,6 +81,8 @@ class Registrations:
         self.held: Final[dict[InstanceKey, Held]] = {}
         self.changed: Final = asyncio.Event()
         self.host = host
+        self.command_checks = False
+        self.marked: Callable[[Instance], Instance] = lambda record: record
         self._mode: Mode = mode
         self._author = author
         self._replica = replica
@@ -94,8 +105,8 @@ class Registrations:
     def restore(self, stored: Sequence[StoredRegistration]) -> None:
         """Takes up what an earlier run of this agent had registered."""
         for one in stored:
-            record = msgspec.json.decode(one.record, type=Instance)
-            held = Held(record=record, stamp=Stamp(one.incarnation, one.revision))
+            record, check = kept.unpack(one.record)
+            held = Held(record=record, stamp=Stamp(one.incarnation, one.revision), check=check)
             held.durable.set()
             self.held[record.key] = held
 
@@ -104,28 +115,29 @@ class Registrations:
         node = self._author.node
         self._check_allowed(parse_label(wanted.name, "name"))
         key = InstanceKey(parse_label(wanted.name, "name"), node, instance_id(wanted, self.host))
-        held = await self._durable(key)
+        held = await self.durable(key)
         now = query.iso(self._clock.now_ms())
+        before = held.record if held else None
         record = instance_of(
-            wanted,
-            node=node,
-            node_host=self.host,
-            node_mode=self._mode,
-            held=held.record if held else None,
-            now=now,
+            wanted, node=node, node_host=self.host, node_mode=self._mode, held=before, now=now
         )
+        check, record = check_of(wanted, record, held=before, held_check=held.check if held else None)
+        if isinstance(wanted.check, CommandCheck) and not self.command_checks:
+            raise InvalidFieldError("check.type", f"commands are run only where {COMMAND_SETTING}=1 is set")
+        record = self.marked(record)
         entry = self._replica.registry.entry(key)
         if (
             held is not None
             and entry is not None
             and entry.stamp == held.stamp
             and is_same(held.record, record)
+            and held.check == check
         ):
             return Receipt(instance=held.record, position=entry.position)
         if held is None and len(self.held) >= INSTANCES_PER_NODE_MAX:
             raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
-        future = await self.state(record, InstanceUpdated if held else InstanceRegistered)
-        return Receipt(instance=record, position=await self._settled(future, wait=wait))
+        future = await self.state(record, InstanceUpdated if held else InstanceRegistered, check=check)
+        return Receipt(instance=record, position=await self.settled(future, wait=wait))
 
     def _check_allowed(self, service: str) -> None:
         """Checks that this node's certificate allows a service; elsewhere nobody would believe it."""
@@ -157,36 +169,47 @@ class Registrations:
         self, service: str, *, node: str | None = None, instance_id: str | None = None, wait: bool = True
     ) -> int:
         """Removes instances of a service from this node; see `ports.Registrar`."""
+        futures = []
+        for key in self.own(service, node=node, instance_id=instance_id):
+            await self.durable(key)
+            if key in self.held:
+                futures.append(await self._remove(key))
+        positions = [await self.settled(future, wait=wait) for future in futures]
+        return max(positions, default=0)
+
+    def own(
+        self, service: str, *, node: str | None = None, instance_id: str | None = None
+    ) -> list[InstanceKey]:
+        """Returns this node's instances of a service, at least one.
+
+        Raises:
+            ServiceNotFound: if there is no such instance anywhere.
+            NotOwnerError: if there is, but only on other nodes.
+        """
         service = parse_label(service, "name")
         own = self._author.node
-        concerned = [
+        found = [
             key
             for key in self.held
             if key.service == service and node in {None, own} and instance_id in {None, key.id}
         ]
-        if not concerned:
+        if not found:
             self._refuse(service, node, instance_id)
-        futures = []
-        for key in concerned:
-            await self._durable(key)
-            if key in self.held:
-                futures.append(await self._remove(key))
-        positions = [await self._settled(future, wait=wait) for future in futures]
-        return max(positions, default=0)
+        return found
 
     async def state_health(
-        self, key: InstanceKey, health_url: str, status: HealthStatus, output: str
+        self, key: InstanceKey, made: Check, status: HealthStatus, output: str
     ) -> asyncio.Future[int] | None:
         """States that an instance's health changed; the rest of its record stays what its owner said.
 
-        Returns None, and states nothing, if the instance is gone by now, or is probed elsewhere.
+        Returns None, and states nothing, if the instance is gone by now, or another check is made of it.
 
         Raises:
             StoreError: if it cannot be made durable.
             CapacityError: if the outbox is full.
         """
-        held = await self._durable(key)
-        if held is None or held.record.health_url != health_url:
+        held = await self.durable(key)
+        if held is None or check_made(held.check, held.record) != made:
             return None
         record = msgspec.structs.replace(
             held.record,
@@ -197,22 +220,29 @@ class Registrations:
         return await self.state(record, InstanceHealthChanged)
 
     async def state(
-        self, record: Instance, kind: type[InstanceRegistered | InstanceUpdated | InstanceHealthChanged]
+        self, record: Instance, kind: type[Stated], *, check: Check | UnsetType | None = UNSET
     ) -> asyncio.Future[int]:
         """States a record of this node, and holds it.
+
+        Args:
+            record: the whole record.
+            kind: what happened to it.
+            check: the one that is asked for; left out, it stays what it was.
 
         Raises:
             StoreError: if it cannot be made durable; what was held before is held again.
         """
         before = self.held.get(record.key)
+        if check is UNSET:
+            check = before.check if before else None
         place = self._author.place()
-        held = Held(record=record, stamp=Stamp(place["incarnation"], place["revision"]))
+        held = Held(record=record, stamp=Stamp(place["incarnation"], place["revision"]), check=check)
         self.held[record.key] = held
         self._notify(record.key)
         stored = StoredRegistration(
             service=record.name,
             id=record.id,
-            record=msgspec.json.encode(record),
+            record=kept.pack(record, check),
             incarnation=held.stamp.incarnation,
             revision=held.stamp.revision,
         )
@@ -258,7 +288,7 @@ class Registrations:
         for notice in self._watchers:
             notice(key)
 
-    async def _durable(self, key: InstanceKey) -> Held | None:
+    async def durable(self, key: InstanceKey) -> Held | None:
         """Returns what is held of an instance, once the event that stated it is in the store or failed."""
         while (held := self.held.get(key)) is not None and not held.durable.is_set():
             await held.durable.wait()
@@ -275,7 +305,7 @@ class Registrations:
             raise NotOwnerError(service, tuple(sorted(elsewhere)))
         raise ServiceNotFound(service)
 
-    async def _settled(self, future: asyncio.Future[int], *, wait: bool) -> int:
+    async def settled(self, future: asyncio.Future[int], *, wait: bool) -> int:
         """Returns the event's position once it is in the stream and folded in here; 0 if it still waits."""
         if not wait or not self._log.connected:
             return future.result() if future.done() else 0

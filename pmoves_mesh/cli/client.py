@@ -102,6 +102,10 @@ class AgentClient:
         """Sends a JSON body and returns the decoded answer; raises as `get`."""
         return self._decoded("POST", path, body)
 
+    def put(self, path: str, body: object, query: dict[str, str] | None = None) -> Answer:
+        """Sends a JSON body to be put in place and returns the decoded answer; raises as `get`."""
+        return self._decoded("PUT", _with_query(path, query), body)
+
     def delete(self, path: str, query: dict[str, str] | None = None) -> Answer:
         """Removes something and returns the decoded answer; raises as `get`."""
         return self._decoded("DELETE", _with_query(path, query))
@@ -117,9 +121,7 @@ class AgentClient:
         try:
             status, raw = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(
-                f"no agent answers at {self.url}; start it with: pmoves-mesh up"
-            ) from error
+            raise click.ClickException(self._unanswered()) from error
         try:
             answer = json.loads(raw)
         except ValueError:
@@ -130,11 +132,17 @@ class AgentClient:
             raise _not_an_agent(self.url)
         return Answer(self.url, answer, status)
 
+    def _unanswered(self) -> str:
+        return f"no agent answers at {self.url}; start it with: pmoves-mesh up"
+
     def _connection(self) -> http.client.HTTPConnection:
         if not self._secured:
             return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-        context = _context(self._config)
+        context = self._context()
         return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
+
+    def _context(self) -> ssl.SSLContext:
+        return _context(self._config, _node_files(self._config), self._config.node)
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
@@ -152,16 +160,46 @@ class AgentClient:
             connection.close()
 
 
-def _context(config: Config) -> ssl.SSLContext:
-    """Returns what shows this node's identity, and believes the agent of this very node alone.
+class NodeClient(AgentClient):
+    """Asks the agent of another node over HTTPS, with the operator's identity or else this node's.
+
+    Args:
+        config: this host's settings.
+        node: the other node, which must prove that it is.
+        place: the address and the port of its agent.
+        remedy: what to do if it does not answer.
+    """
+
+    def __init__(self, config: Config, node: str, place: tuple[str, int], *, remedy: str) -> None:
+        super().__init__(config)
+        self._host, self._port = place
+        self._secured = True
+        self._token = None  # it is this node's, and no other's
+        self._node = node
+        self._remedy = remedy
+
+    def _unanswered(self) -> str:
+        return f"the agent of {self._node} cannot be reached at {self.url}: {self._remedy}"
+
+    def _context(self) -> ssl.SSLContext:
+        operator = self._config.tls_dir / "operator.crt", self._config.tls_dir / "operator.key"
+        files = operator if all(path.exists() for path in operator) else _node_files(self._config)
+        return _context(self._config, files, self._node)
+
+
+def _node_files(config: Config) -> tuple[Path, Path]:
+    directory = config.data_dir / "identity"
+    return directory / "node.crt", directory / "node.key"
+
+
+def _context(config: Config, files: tuple[Path, Path], node: str) -> ssl.SSLContext:
+    """Returns what shows an identity of this host, and believes the agent of one node alone.
 
     Raises:
         PkiError: if the identity's files cannot be used, as before the agent's first start.
     """
-    identity = config.data_dir / "identity" / "node"
-    allow = (spiffe_id(config.mesh, "node", config.node),)
-    roots = config.tls_dir / "ca.crt"
-    return client_context(identity.with_suffix(".crt"), identity.with_suffix(".key"), roots, allow=allow)
+    allow = (spiffe_id(config.mesh, "node", node),)
+    return client_context(*files, config.tls_dir / "ca.crt", allow=allow)
 
 
 def _not_an_agent(url: str) -> click.ClickException:

@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "discover": _Entry("queries", "List the instances that have all of some capabilities."),
     "register": _Entry("registration", "Register an instance of a service on this node."),
     "deregister": _Entry("registration", "Remove an instance of a service from this node."),
+    "maintenance": _Entry("maintenance", "Hide a node or a service from discovery for a while."),
     "certs": _Entry("certs", "Make, renew and show certificates of the mesh."),
     "token": _Entry("token", "Let another host join the mesh."),
     "join": _Entry("join", "Make this host a node of a mesh, with a token."),

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from pmoves_mesh.cli.checks import check_fields, check_options
 from pmoves_mesh.cli.client import AgentClient, Answer, read_config
 from pmoves_mesh.cli.console import cell, example, print_json
 from pmoves_mesh.core.names import parse_instance_id, parse_label
@@ -30,6 +31,7 @@ class InstanceTarget(NamedTuple):
     epilog=example(
         "pmoves-mesh register whisper --port 9000 --capability stt \\",
         "    --health-url http://127.0.0.1:9000/healthz --meta model=large-v3",
+        "pmoves-mesh register cache --port 6379 --check tcp --every 5 --fall 2",
     ),
 )
 @click.argument("name")
@@ -37,7 +39,8 @@ class InstanceTarget(NamedTuple):
 @click.option("--host", help="Address that others reach it at. Default: this node's.")
 @click.option("--mode", type=click.Choice(["docked", "standalone"]), help="Default: this node's.")
 @click.option("--capability", "capabilities", multiple=True, help="What it can do; may be repeated.")
-@click.option("--health-url", help="URL that the agent probes.")
+@click.option("--health-url", help="URL at which its health can be asked.")
+@check_options
 @click.option("--id", "instance_id", help="Tells copies of one service on one node apart.")
 @click.option("--meta", "metadata", multiple=True, metavar="KEY=VALUE", help="Free text; may be repeated.")
 @json_option
@@ -49,9 +52,12 @@ def register_command(
     mode: str | None,
     capabilities: tuple[str, ...],
     health_url: str | None,
+    check: str | None,
+    deregister_after: float | None,
     instance_id: str | None,
     metadata: tuple[str, ...],
     as_json: bool,
+    **check_settings: Any,
 ) -> None:
     """Register an instance of a service on this node, or update it."""
     optional = {
@@ -59,15 +65,16 @@ def register_command(
         "mode": mode,
         "capabilities": list(capabilities) or None,
         "health_url": health_url,
+        "deregister_after": deregister_after,
         "id": instance_id,
         "metadata": _parse_metadata(metadata) or None,
     }
-    body: dict[str, Any] = {"name": name, "port": port}
+    body: dict[str, Any] = {"name": name, "port": port, **check_fields(check, **check_settings)}
     body.update({field: value for field, value in optional.items() if value is not None})
     answer = AgentClient(read_config()).post("/api/services", body)
     service = answer.record("service")
     where = f"{service.get('host')}:{service['port']}" if service.get("port") else "no endpoint"
-    _print_answer(
+    print_answer(
         answer, f"registered: {service.get('name')} on {service.get('node')} ({where})", as_json=as_json
     )
 
@@ -112,11 +119,11 @@ def deregister_command(
     query = {"node": node, "id": instance_id}
     asked = {field: value for field, value in query.items() if value is not None}
     answer = AgentClient(read_config()).delete(f"/api/services/{quote(name, safe='')}", asked)
-    _print_answer(answer, f"unregistered: {name}", as_json=as_json)
+    print_answer(answer, f"unregistered: {name}", as_json=as_json)
 
 
-def _print_answer(answer: Answer, done: str, *, as_json: bool) -> None:
-    """Prints what was done, and whether the mesh knows of it yet."""
+def print_answer(answer: Answer, done: str, *, as_json: bool) -> None:
+    """Prints what was done, and whether the mesh knows of it yet; as JSON, the answer itself."""
     waiting = answer.status == HTTPStatus.ACCEPTED
     if as_json:
         print_json({**answer.fields, "waiting": waiting})

@@ -27,6 +27,7 @@ from pmoves_mesh.core.names import (
 from pmoves_mesh.errors import InvalidFieldError
 
 DEREGISTER_AFTER_DEFAULT_S: Final = 300.0
+DEREGISTER_AFTER_MAX_S: Final = 1e9
 INSTANCES_PER_NODE_MAX: Final = 100_000
 JSON_DEPTH_MAX: Final = 32
 
@@ -59,7 +60,9 @@ class Instance(Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         port: 0 means that the instance is known but has no endpoint.
         ports: further named ports, such as `{"grpc": 9000}`.
-        health_output: what the last probe said when the status last changed.
+        health_output: what the last check said when the status last changed.
+        maintenance: whether it is hidden from discovery, by its owner's wish.
+        maintenance_reason: why; empty if nobody said so.
         deregister_after: seconds after which the instance of a lost node leaves the registry.
         registered_at: ISO 8601, UTC, by the owner's clock.
         last_seen: ISO 8601, UTC: when the owner last stated this record.
@@ -77,8 +80,9 @@ class Instance(Struct, frozen=True, kw_only=True, gc=False):
     health_status: HealthStatus = "unknown"
     health_output: Annotated[str, Meta(max_length=4096)] = ""
     maintenance: bool = False
+    maintenance_reason: Annotated[str, Meta(max_length=1024)] = ""
     metadata: dict[str, Any] = {}
-    deregister_after: Annotated[float, Meta(gt=0)] = DEREGISTER_AFTER_DEFAULT_S
+    deregister_after: Annotated[float, Meta(gt=0, le=DEREGISTER_AFTER_MAX_S)] = DEREGISTER_AFTER_DEFAULT_S
     registered_at: str = ""
     last_seen: str = ""
 

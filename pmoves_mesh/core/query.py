@@ -43,6 +43,7 @@ class InstanceView(Struct, frozen=True, kw_only=True):
     health_output: str
     node_status: NodeStatus
     maintenance: bool
+    maintenance_reason: str
     metadata: dict[str, Any]
     deregister_after: float
     registered_at: str
@@ -148,6 +149,7 @@ def instance_view(registry: Registry, entry: InstanceEntry) -> InstanceView:
         health_output=record.health_output,
         node_status=node.status,
         maintenance=record.maintenance,
+        maintenance_reason=record.maintenance_reason,
         metadata=record.metadata,
         deregister_after=record.deregister_after,
         registered_at=record.registered_at,

@@ -8,12 +8,26 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from pmoves_mesh.core.model import DEREGISTER_AFTER_DEFAULT_S, Instance, check_metadata
+from pmoves_mesh.core.check import (
+    Check,
+    GrpcCheck,
+    HttpCheck,
+    TcpCheck,
+    asks_alike,
+    check_made,
+    check_url,
+    parse_check,
+)
+from pmoves_mesh.core.model import (
+    DEREGISTER_AFTER_DEFAULT_S,
+    DEREGISTER_AFTER_MAX_S,
+    Instance,
+    check_metadata,
+)
 from pmoves_mesh.core.names import (
     LABEL_LENGTH_MAX,
     NAMED_PORTS_MAX,
@@ -26,7 +40,6 @@ from pmoves_mesh.core.names import (
 )
 from pmoves_mesh.errors import InvalidFieldError
 
-_URL_LENGTH_MAX: Final = 2048
 _NOT_ID_RE: Final = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -41,9 +54,11 @@ class Registration(Struct, kw_only=True, frozen=True):
         ports: further named ports.
         mode: docked or standalone.
         capabilities: up to 64 names of up to 64 characters.
-        health_url: what to probe; http or https.
+        health_url: where its health can be asked; http or https. Without a `check` it is what is probed.
+        check: how this node finds out whether it is well; null for none but the `health_url`.
         metadata: any JSON object of up to 16 KiB.
-        deregister_after: seconds after which it leaves the registry when its node is lost.
+        deregister_after: seconds after which it leaves the registry when its node is lost; above 0, up to
+            1,000,000,000, 300 by default.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Registration(Struct, kw_only=True, frozen=True):
     mode: str | UnsetType | None = UNSET
     capabilities: list[str] | UnsetType | None = UNSET
     health_url: str | UnsetType | None = UNSET
+    check: Check | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     deregister_after: float | UnsetType | None = UNSET
 
@@ -66,7 +82,11 @@ def parse_registration(body: bytes) -> Registration:
     """
     try:
         value = msgspec.json.decode(body)
-        return msgspec.convert(value, Registration, strict=False)
+        check = value.pop("check", UNSET) if isinstance(value, dict) else UNSET
+        wanted = msgspec.convert(value, Registration, strict=False)
+        if check is not UNSET and check is not None:
+            check = parse_check(check)
+        return msgspec.structs.replace(wanted, check=check)
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `")
         field = path.rstrip("`").removeprefix("$").removeprefix(".")
@@ -110,8 +130,8 @@ def instance_of(
         changes["mode"] = _mode(wanted.mode)
     if wanted.capabilities is not UNSET and wanted.capabilities is not None:
         changes["capabilities"] = parse_capabilities(wanted.capabilities)
-    if wanted.health_url is not UNSET:
-        changes["health_url"] = _health_url(wanted.health_url)
+    if (health_url := _health_url(wanted)) is not UNSET:
+        changes["health_url"] = health_url
         if changes["health_url"] != base.health_url:
             # What was found at the old place says nothing of the new one.
             changes |= {"health_status": "unknown", "health_output": ""}
@@ -121,6 +141,38 @@ def instance_of(
     if wanted.deregister_after is not UNSET:
         changes["deregister_after"] = _seconds(wanted.deregister_after)
     return msgspec.structs.replace(base, **changes)
+
+
+def check_of(
+    wanted: Registration, record: Instance, *, held: Instance | None, held_check: Check | None
+) -> tuple[Check | None, Instance]:
+    """Returns the check that a registration asks for, and the instance with what is known of its health.
+
+    What an earlier check found holds as long as the same is asked.
+
+    Args:
+        wanted: what the caller asks for.
+        record: the instance that `instance_of` made of it.
+        held: the instance as it is registered now, or None.
+        held_check: the check that was asked for earlier, or None.
+
+    Raises:
+        InvalidFieldError: if there is nothing to ask; names the field.
+    """
+    check = held_check if wanted.check is UNSET else wanted.check
+    if isinstance(check, HttpCheck):
+        if not record.health_url and wanted.check is not UNSET:
+            raise InvalidFieldError("check.url", "is missing, and so is health_url")
+        # One place for the URL: the record's, which others may ask too.
+        check = msgspec.structs.replace(check, url=None) if record.health_url else None
+    if isinstance(check, TcpCheck | GrpcCheck) and not (check.port or record.port) and wanted.check:
+        raise InvalidFieldError("check.port", "is missing, and the instance has none")
+    if held is None:
+        return check, record
+    status, output = held.health_status, held.health_output
+    if not asks_alike(check_made(check, record), check_made(held_check, held)):
+        status, output = "unknown", ""
+    return check, msgspec.structs.replace(record, health_status=status, health_output=output)
 
 
 def is_same(one: Instance, other: Instance) -> bool:
@@ -174,24 +226,27 @@ def _mode(text: str) -> Mode:
             raise InvalidFieldError("mode", f"{shown(text)} is neither docked nor standalone")
 
 
-def _health_url(url: str | UnsetType | None) -> str | None:
-    if not url:
+def _health_url(wanted: Registration) -> str | UnsetType | None:
+    """Returns the `health_url` that is asked for, by itself or as the URL of an HTTP check."""
+    given = wanted.health_url
+    asked = wanted.check.url if isinstance(wanted.check, HttpCheck) else None
+    if asked is not None:
+        if given and given != asked:
+            raise InvalidFieldError("check.url", "is not the health_url")
+        check_url(asked, "check.url")
+        return asked
+    if given is UNSET:
+        return UNSET
+    if not given:
         return None
-    if len(url) > _URL_LENGTH_MAX:
-        raise InvalidFieldError("health_url", f"{len(url)} characters, at most {_URL_LENGTH_MAX}")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or not url.isprintable():
-        raise InvalidFieldError("health_url", f"{shown(url)} is not an http or https URL")
-    return url
+    check_url(given, "health_url")
+    return given
 
 
 def _seconds(value: float | UnsetType | None) -> float:
     if value is None or value is UNSET:
         return DEREGISTER_AFTER_DEFAULT_S
-    if not 0 < value < float("inf"):
-        raise InvalidFieldError("deregister_after", f"{shown(value)} is not a number of seconds above 0")
+    if not 0 < value <= DEREGISTER_AFTER_MAX_S:
+        problem = f"{shown(value)} is not a number of seconds above 0, up to {DEREGISTER_AFTER_MAX_S:.0f}"
+        raise InvalidFieldError("deregister_after", problem)
     return value

@@ -47,6 +47,11 @@ def target_problem(scheme: str, host: str, allowed: Collection[str]) -> str:
     """
     if scheme not in SCHEMES:
         return f"{scheme[:16] or 'no scheme'} is neither http nor https"
+    return host_problem(host, allowed)
+
+
+def host_problem(host: str, allowed: Collection[str]) -> str:
+    """Returns why a host must not be asked, or nothing if it may; `host` and `allowed` as above."""
     name = canonical(host)
     if not is_loopback(name) and name not in allowed:
         return "its host is neither the service's own nor this node"

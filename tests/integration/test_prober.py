@@ -18,6 +18,7 @@ from probe_targets import HOST, Target, says, target
 from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.prober import Prober
 from pmoves_mesh.agent.probes import Probe
+from pmoves_mesh.core.check import Check, TcpCheck
 from pmoves_mesh.core.health import Finding, Pace
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.registration import Registration
@@ -47,7 +48,7 @@ class Scripted:
         self.finds: dict[str, Finding] = {}
         self.asked: dict[InstanceKey, int] = {}
 
-    async def __call__(self, one: Instance) -> Finding:
+    async def __call__(self, one: Instance, _: Check) -> Finding:
         self.asked[one.key] = self.asked.get(one.key, 0) + 1
         return self.finds.get(one.id, PASSED)
 
@@ -209,7 +210,7 @@ async def test_an_instance_that_is_gone_is_probed_no_more(node: Served):
 async def test_what_a_probe_finds_of_an_instance_that_went_meanwhile_is_not_stated(node: Served):
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Instance) -> Finding:
+    async def slow(*_: object) -> Finding:
         begun.set()
         await go_on.wait()
         return PASSED
@@ -254,6 +255,26 @@ async def test_what_an_earlier_run_found_holds_until_probes_say_otherwise(node: 
     async with probing(node, probe):
         await becomes(node, key, "unhealthy")
     assert stated(node, key) == [("registered", "unknown"), ("health", "healthy"), ("health", "unhealthy")]
+
+
+async def test_each_instance_is_probed_at_its_own_pace(node: Served):
+    probe = Scripted()
+    probe.finds = {"fast": FAILED, "slow": FAILED}
+    fast, slow = (
+        TcpCheck(interval_s=interval_s, timeout_s=0.5, fall=fall)
+        for interval_s, fall in ((0.02, 9), (0.4, 1))
+    )
+    prober = Prober(node.registrations, PinnedClock(), probe, seed="alpha")
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(prober.run())
+        often = await register(node, "fast", check=fast, port=1)
+        rarely = await register(node, "slow", check=slow, port=1)
+        await becomes(node, rarely, "unhealthy")
+        await becomes(node, often, "unhealthy")
+        assert probe.asked[often] >= 9
+        await rounds(probe, rarely, 2)
+        assert probe.asked[often] >= 5 * probe.asked[rarely]
+        running.cancel()
 
 
 async def test_one_slow_probe_delays_no_other(node: Served):

@@ -19,6 +19,7 @@ from pmoves_mesh.agent import http_probe
 from pmoves_mesh.agent.http_probe import BODY_BYTES_MAX, HttpProbe
 from pmoves_mesh.agent.probes import ask
 from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core.check import HttpCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance
 from pmoves_mesh.pki import keystore
@@ -85,7 +86,7 @@ async def test_the_credentials_of_a_url_are_shown_to_its_service_and_to_nobody_e
     port = free_port()
     async with target(says(302, "", Location=f"http://{HOST}:{port}/")) as server:
         url = f"http://user:{SECRET}@{HOST}:{server.port}/"
-        finding = await ask(probe, at(url), TIMEOUT_S)
+        finding = await ask(probe, at(url), HttpCheck(), TIMEOUT_S)
     assert "Authorization: Basic" in server.asked[0]
     assert finding == Finding(passed=False, output="HTTP 302: redirects to another port")
     assert SECRET not in "".join(capsys.readouterr())
@@ -192,7 +193,7 @@ async def test_a_server_that_drips_bytes_is_cut_off(probe: HttpProbe, begin: byt
             await asyncio.sleep(0.02)
 
     async with target(drip) as server:
-        finding = await ask(probe, at(server.url), HASTY_S)
+        finding = await ask(probe, at(server.url), HttpCheck(), HASTY_S)
         assert finding == Finding(passed=False, output="timed out after 0.3 s", answered=False)
         async with asyncio.timeout(TIMEOUT_S):
             await server.broken.wait()
@@ -214,7 +215,9 @@ async def test_what_is_no_whole_answer_fails_with_words_of_ours(probe: HttpProbe
         await here.send(writer, answer)
 
     async with target(say) as server:
-        assert await ask(probe, at(server.url), TIMEOUT_S) == Finding(passed=False, output=output)
+        assert await ask(probe, at(server.url), HttpCheck(), TIMEOUT_S) == Finding(
+            passed=False, output=output
+        )
 
 
 # Where it may not go
@@ -234,7 +237,7 @@ async def test_what_is_no_whole_answer_fails_with_words_of_ours(probe: HttpProbe
     ],
 )
 async def test_a_url_that_leads_elsewhere_is_not_asked(probe: HttpProbe, url: str, output: str):
-    finding = await ask(probe, at(url), TIMEOUT_S)
+    finding = await ask(probe, at(url), HttpCheck(), TIMEOUT_S)
     assert (finding.passed, finding.output) == (None, f"not probed: {output}")
 
 
@@ -307,7 +310,7 @@ async def test_a_server_without_tls_fails_over_https(probe: HttpProbe):
 
     async with await asyncio.start_server(speak_plainly, HOST, 0) as server:
         port = server.sockets[0].getsockname()[1]
-        finding = await ask(probe, at(f"https://{HOST}:{port}/"), TIMEOUT_S)
+        finding = await ask(probe, at(f"https://{HOST}:{port}/"), HttpCheck(), TIMEOUT_S)
     assert finding == Finding(passed=False, output="no TLS there")
 
 
@@ -315,10 +318,10 @@ async def test_a_server_without_tls_fails_over_https(probe: HttpProbe):
 
 
 async def test_a_fault_in_a_probe_costs_a_finding_and_nothing_else(capsys: pytest.CaptureFixture[str]):
-    async def broken(_: Instance) -> Finding:
+    async def broken(*_: object) -> Finding:
         raise KeyError(SECRET)
 
-    assert await ask(broken, at("http://127.0.0.1/"), TIMEOUT_S) == Finding(
+    assert await ask(broken, at("http://127.0.0.1/"), HttpCheck(), TIMEOUT_S) == Finding(
         passed=False, output="the probe itself failed", answered=False
     )
     said = "".join(capsys.readouterr())

@@ -31,9 +31,9 @@ def keys(count: int) -> list[InstanceKey]:
 
 
 def doubt_of(count: int) -> Doubt:
-    doubt = Doubt(PACE)
+    doubt = Doubt()
     for key in keys(count):
-        doubt.expect(key)
+        doubt.expect(key, PACE)
     return doubt
 
 
@@ -112,25 +112,25 @@ def test_four_instances_that_fall_silent_at_once_are_not_condemned():
     doubt = doubt_of(4)
     for number, key in enumerate(keys(4)):
         assert doubt.cause(50.0) is None
-        doubt.found(key, SILENT, 50.0 + number)
+        doubt.found(key, SILENT, 50.0 + number, PACE)
     assert doubt.cause(54.0) == SILENCE
 
 
 def test_the_first_answer_ends_the_doubt():
     doubt = doubt_of(4)
     for key in keys(4):
-        doubt.found(key, SILENT, 50.0)
-    doubt.found(keys(1)[0], FAILED, 51.0)
+        doubt.found(key, SILENT, 50.0, PACE)
+    doubt.found(keys(1)[0], FAILED, 51.0, PACE)
     assert doubt.cause(51.0) is None
 
 
 def test_the_doubt_ends_after_six_rounds_and_does_not_come_back():
     doubt = doubt_of(4)
     for key in keys(4):
-        doubt.found(key, SILENT, 50.0)
+        doubt.found(key, SILENT, 50.0, PACE)
     assert doubt.cause(109.9) == SILENCE
     for key in keys(4):
-        doubt.found(key, SILENT, 110.0)
+        doubt.found(key, SILENT, 110.0, PACE)
     assert doubt.cause(110.0) is None
 
 
@@ -138,44 +138,84 @@ def test_the_doubt_ends_after_six_rounds_and_does_not_come_back():
 def test_four_instances_that_all_refuse_are_believed(finding: Finding):
     doubt = doubt_of(4)
     for key in keys(4):
-        doubt.found(key, finding, 50.0)
+        doubt.found(key, finding, 50.0, PACE)
     assert doubt.cause(50.0) is None
 
 
 def test_three_instances_that_fall_silent_at_once_are_believed():
     doubt = doubt_of(3)
     for key in keys(3):
-        doubt.found(key, SILENT, 50.0)
+        doubt.found(key, SILENT, 50.0, PACE)
     assert doubt.cause(50.0) is None
 
 
 def test_instances_that_fall_silent_one_after_another_are_believed():
     doubt = doubt_of(4)
     for number, key in enumerate(keys(4)):
-        doubt.found(key, SILENT, 50.0 + 30 * number)
+        doubt.found(key, SILENT, 50.0 + 30 * number, PACE)
     assert doubt.cause(140.0) is None
 
 
 def test_one_that_answers_speaks_for_the_agent():
     doubt = doubt_of(5)
     for key in keys(4):
-        doubt.found(key, SILENT, 50.0)
-    doubt.found(keys(5)[4], PASSED, 51.0)
+        doubt.found(key, SILENT, 50.0, PACE)
+    doubt.found(keys(5)[4], PASSED, 51.0, PACE)
     assert doubt.cause(51.0) is None
 
 
 def test_one_that_is_not_probed_speaks_for_nobody():
     doubt = doubt_of(5)
-    doubt.found(keys(5)[4], NOT_PROBED, 49.0)
+    doubt.found(keys(5)[4], NOT_PROBED, 49.0, PACE)
     for key in keys(4):
-        doubt.found(key, SILENT, 50.0)
+        doubt.found(key, SILENT, 50.0, PACE)
     assert doubt.cause(50.0) == SILENCE
+
+
+SLOW = Pace(interval_s=300, timeout_s=30)
+
+
+def test_one_that_is_asked_much_more_rarely_is_not_waited_for():
+    doubt = doubt_of(4)
+    doubt.expect(keys(5)[4], SLOW)
+    doubt.found(keys(5)[4], PASSED, 40.0, SLOW)
+    for key in keys(4):
+        doubt.found(key, SILENT, 50.0, PACE)
+    assert doubt.cause(109.9) == SILENCE
+    doubt.found(keys(5)[4], PASSED, 60.0, SLOW)
+    assert doubt.cause(60.0) is None
+
+
+def test_one_that_is_asked_more_often_and_answers_speaks_for_the_agent():
+    doubt = Doubt()
+    often = Pace(interval_s=1)
+    doubt.expect(keys(5)[4], often)
+    doubt.found(keys(5)[4], PASSED, 49.0, often)
+    for key in keys(4):
+        doubt.found(key, SILENT, 50.0, SLOW)
+    assert doubt.cause(50.0) is None
+
+
+def test_whatever_was_under_way_while_the_agent_was_late_may_take_as_long_as_the_slowest():
+    doubt = doubt_of(1)
+    doubt.expect(keys(2)[1], SLOW)
+    doubt.late(1.1, 50.0)
+    assert [doubt.cause(79.9), doubt.cause(80.0)] == [LAG, None]
+
+
+def test_an_instance_that_is_asked_at_another_pace_begins_anew():
+    doubt = doubt_of(4)
+    for key in keys(3):
+        doubt.found(key, SILENT, 50.0, PACE)
+    doubt.expect(keys(1)[0], SLOW)
+    doubt.found(keys(4)[3], SILENT, 50.0, PACE)
+    assert doubt.cause(50.0) is None
 
 
 def test_one_that_is_gone_is_not_waited_for():
     doubt = doubt_of(5)
-    doubt.found(keys(1)[0], SILENT, 50.0)
+    doubt.found(keys(1)[0], SILENT, 50.0, PACE)
     doubt.forget(keys(1)[0])
     for key in keys(5)[1:]:
-        doubt.found(key, SILENT, 50.0)
+        doubt.found(key, SILENT, 50.0, PACE)
     assert doubt.cause(50.0) == SILENCE

@@ -12,7 +12,7 @@ from msgspec import Struct
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
-from pmoves_mesh.ports import Clock, Enroller, Registrar
+from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Rejection
 
@@ -122,6 +122,8 @@ class Facade:
     Attributes:
         replica: where reads are answered from.
         registrar: where writes go.
+        reporter: where services say by themselves that they are well; None where nothing asks them to.
+        maintainer: where maintenance begins and ends; None where nothing can be hidden.
         node: this node's name; its own instances are preferred among equals.
         describe: what `/api/status` says of this agent.
         token: what a write from another host must carry; None lets none write.
@@ -145,6 +147,8 @@ class Facade:
     local_secret: str | None = field(default=None, repr=False)
     enrols: bool = False
     tokens_pending: Callable[[], int] | None = None
+    reporter: Reporter | None = None
+    maintainer: Maintainer | None = None
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
 
 

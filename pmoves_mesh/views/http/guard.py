@@ -65,6 +65,30 @@ def check_service(request: web.Request, service: str) -> None:
         raise WriteRefusedError(problem, token_helps=False)
 
 
+def check_node(request: web.Request) -> None:
+    """Checks that a writer's certificate, if that is what lets it write, is good for the whole node.
+
+    Raises:
+        WriteRefusedError: if it is a service's, or limited to some services.
+    """
+    signer = request.get(_WRITER)
+    if signer is not None and (signer.kind == "service" or signer.allow):
+        problem = f"{signer.id} may not change a whole node: its certificate is for services"
+        raise WriteRefusedError(problem, token_helps=False)
+
+
+def check_runs_here(request: web.Request) -> None:
+    """Checks that a request comes from this host: nobody else may have a command run here.
+
+    Raises:
+        WriteRefusedError: if it does not.
+    """
+    if not is_loopback(request.remote or ""):
+        raise WriteRefusedError(
+            "a check that runs a command is registered from its own host", token_helps=False
+        )
+
+
 def check_is_private(request: web.Request) -> None:
     """Checks that nobody on the way can read or change what a request for an identity says.
 

@@ -20,12 +20,15 @@ from pmoves_mesh.views.http.shapes import (
     EnrolmentRequest,
     Health,
     Index,
+    MaintenanceWanted,
     NodeAnswer,
     NodeList,
     Problem,
     Ready,
     Registered,
     RenewalRequest,
+    Report,
+    Reported,
     ServiceAnswer,
     ServiceList,
     Status,
@@ -58,7 +61,7 @@ class Route(Struct, frozen=True, kw_only=True):
         cost: what a request counts as, where there are limits.
     """
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     handle: Callable[[web.Request], Awaitable[Answer]]
     summary: str
@@ -81,6 +84,8 @@ _WAIT: Final = Parameter(
     meaning="`none` answers as soon as the change is durable in this node's outbox.",
 )
 _SERVICE: Final = Parameter(name="name", where="path", type=Label, meaning="The service's name.")
+_NODE_NAME: Final = Parameter(name="name", where="path", type=Label, meaning="The node's name.")
+_ID: Final = Parameter(name="id", type=InstanceId, meaning="Only this instance.")
 _NODE: Final = Parameter(name="node", type=Label, meaning="The node's name.")
 _FILTER: Final = (
     Parameter(name="mode", type=Mode, meaning="Only instances of this mode."),
@@ -98,6 +103,7 @@ _FILTER: Final = (
     Parameter(name="name", type=Label, meaning="Only instances of this service."),
 )
 _REFUSALS: Final = dict.fromkeys((400, 403, 404, 408, 413, 422, 503), Problem)
+_WRITE_REFUSALS: Final = dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 422, 503, 507), Problem)
 
 ROUTES: Final = (
     Route(
@@ -147,9 +153,42 @@ ROUTES: Final = (
         parameters=(
             _SERVICE,
             _NODE,
-            Parameter(name="id", type=InstanceId, meaning="Only this instance."),
+            _ID,
             _WAIT,
         ),
+        guard=guard.check_may_write,
+        cost="write",
+    ),
+    Route(
+        method="PUT",
+        path="/api/services/{name}/health",
+        handle=writes.report,
+        summary="Report how an instance of this node is, which has a check of type ttl.",
+        answers=dict.fromkeys((200, 202), Reported) | _WRITE_REFUSALS,
+        parameters=(_SERVICE, _ID, _WAIT),
+        body=Report,
+        guard=guard.check_may_write,
+        cost="write",
+    ),
+    Route(
+        method="PUT",
+        path="/api/services/{name}/maintenance",
+        handle=writes.maintain,
+        summary="Hide this node's instances of a service from discovery, or show them again.",
+        answers=dict.fromkeys((200, 202), ServiceList) | _WRITE_REFUSALS,
+        parameters=(_SERVICE, _ID, _WAIT),
+        body=MaintenanceWanted,
+        guard=guard.check_may_write,
+        cost="write",
+    ),
+    Route(
+        method="PUT",
+        path="/api/nodes/{name}/maintenance",
+        handle=writes.maintain_node,
+        summary="Hide all of this node from discovery, or show it again.",
+        answers=dict.fromkeys((200, 202), ServiceList) | _WRITE_REFUSALS,
+        parameters=(_NODE_NAME, _WAIT),
+        body=MaintenanceWanted,
         guard=guard.check_may_write,
         cost="write",
     ),
@@ -184,7 +223,7 @@ ROUTES: Final = (
         handle=reads.node,
         summary="Show one node and its instances.",
         answers={200: NodeAnswer, 404: Problem},
-        parameters=(Parameter(name="name", where="path", type=Label, meaning="The node's name."),),
+        parameters=(_NODE_NAME,),
         waits=True,
     ),
     Route(

@@ -77,6 +77,37 @@ class Unregistered(Struct, frozen=True, kw_only=True):
     name: str
 
 
+class Report(Struct, frozen=True, kw_only=True):
+    """The body of `PUT /api/services/{name}/health`.
+
+    Attributes:
+        status: how the service is, as it says itself.
+        output: in its own words; shown while the status lasts.
+    """
+
+    status: Literal["healthy", "unhealthy"]
+    output: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class Reported(Struct, frozen=True, kw_only=True):
+    """The instance that reported, as it is registered now."""
+
+    status: Literal["reported"] = "reported"
+    service: InstanceView
+
+
+class MaintenanceWanted(Struct, frozen=True, kw_only=True):
+    """The body of the routes that begin and end maintenance.
+
+    Attributes:
+        on: whether it begins.
+        reason: why, for whoever lists the registry.
+    """
+
+    on: bool
+    reason: Annotated[str, Meta(max_length=1024)] = ""
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """This agent runs."""
 
