@@ -166,6 +166,16 @@ def merged(held: Record | None, fresh: Record) -> Record | None:
     return None if latest == held else latest
 
 
+def taken_back(held: Record, latest: Stamp) -> Record | None:
+    """Returns what an expired instance is again once its node lists it at `latest`; None if it is not so.
+
+    The removal would be forgotten in time, and the instance with it.
+    """
+    if held.subject != InstanceExpired.subject or held.stamp >= latest:
+        return None
+    return held.ended
+
+
 def _statement(record: Record) -> Record | None:
     return record.ended if record.subject in _ENDINGS else record
 

@@ -11,6 +11,7 @@ from pmoves_mesh.core import projection, records
 from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import NodeAnnounced, Removed
+from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
@@ -60,6 +61,11 @@ class _Ledger:
             held = self.held.get(name)
             if held is not None and self._registry.entry(gone) is None and not records.is_removal(held):
                 del self.held[name]
+        for line in event.instances or ():
+            name = records.instance_key(InstanceKey(line.name, event.node, line.id))
+            held = self.held.get(name)
+            if held is not None and (back := records.taken_back(held, event.stamp)) is not None:
+                self.held[name] = back
 
 
 async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:
