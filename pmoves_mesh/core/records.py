@@ -166,14 +166,12 @@ def merged(held: Record | None, fresh: Record) -> Record | None:
     return None if latest == held else latest
 
 
-def taken_back(held: Record, latest: Stamp) -> Record | None:
-    """Returns what an expired instance is again once its node lists it at `latest`; None if it is not so.
+def is_taken_back(held: Record, latest: Stamp) -> bool:
+    """Returns whether an instance expired, and its node lists it again at `latest`.
 
-    The removal would be forgotten in time, and the instance with it.
+    Then the record is to be that of the instance once more: a removal is forgotten in time.
     """
-    if held.subject != InstanceExpired.subject or held.stamp >= latest:
-        return None
-    return held.ended
+    return held.subject == InstanceExpired.subject and held.stamp < latest
 
 
 def _statement(record: Record) -> Record | None:

@@ -92,7 +92,7 @@ class MemoryConsumer:
     def hand_out(self, count_max: int) -> list[LogMessage]:
         """Returns messages that nobody works on: first those whose worker fell silent, then new ones."""
         now = self._clock.monotonic_s()
-        again = []
+        again: list[LogMessage] = []
         for position in sorted(position for position, until in self.unacked.items() if until <= now):
             found = self._after(position - 1, 1)
             if not found or found[0].position != position:

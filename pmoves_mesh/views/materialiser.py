@@ -169,7 +169,7 @@ class Materialiser:
         raise SequenceConflict(key, 0)
 
     async def _follow_manifest(self, announced: NodeAnnounced) -> None:
-        """Removes the keys of instances that the manifest no longer lists; takes back which expired before."""
+        """Removes the keys of instances that a manifest leaves out, and takes expired ones back that it lists."""
         listed = {
             records.instance_key(InstanceKey(line.name, announced.node, line.id))
             for line in announced.instances or ()
@@ -183,9 +183,10 @@ class Materialiser:
     async def _take_back(self, entry: BucketEntry, latest: Stamp) -> None:
         """Puts an instance back that a witness removed before its node spoke again."""
         held = records.readable(entry.value)
-        if held is not None and (back := records.taken_back(held, latest)) is not None:
-            await self._bucket.put(entry.key, records.encode(back), expected=entry.revision)
-            self.written += 1
+        if held is None or held.ended is None or not records.is_taken_back(held, latest):
+            return
+        await self._bucket.put(entry.key, records.encode(held.ended), expected=entry.revision)
+        self.written += 1
 
     async def _drop(self, key: str, latest: Stamp) -> None:
         """Removes a key whose record is no later than `latest`, but for what remembers a removal."""

@@ -10,8 +10,8 @@ from msgspec import Struct
 from pmoves_mesh.core import projection, records
 from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import VerifiedEvent
-from pmoves_mesh.core.event import NodeAnnounced, Removed
-from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.event import NodeAnnounced, Noted, Removed
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
@@ -45,7 +45,7 @@ class _Ledger:
     def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
         for one in verified:
             change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
-            late = change.outcome == "outdated" and isinstance(one.event, Removed)
+            late = change.outcome == "outdated" and isinstance(one.event, Removed | Noted)
             if late or change.outcome in {"applied", "repeated"}:
                 self._record(message, one, change)
 
@@ -62,10 +62,17 @@ class _Ledger:
             if held is not None and self._registry.entry(gone) is None and not records.is_removal(held):
                 del self.held[name]
         for line in event.instances or ():
-            name = records.instance_key(InstanceKey(line.name, event.node, line.id))
-            held = self.held.get(name)
-            if held is not None and (back := records.taken_back(held, event.stamp)) is not None:
-                self.held[name] = back
+            self._take_back(records.instance_key(InstanceKey(line.name, event.node, line.id)), event.stamp)
+
+    def _take_back(self, name: str, latest: Stamp) -> None:
+        """Puts an instance back that a witness removed before its node listed it again."""
+        held = self.held.get(name)
+        if held is None or not records.is_taken_back(held, latest):
+            return
+        if held.ended is not None:
+            self.held[name] = held.ended
+        else:
+            del self.held[name]  # the stream has forgotten it, which the bucket has not
 
 
 async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:

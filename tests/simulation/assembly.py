@@ -125,7 +125,9 @@ async def assembled(makings: Makings) -> Agent:
     )
 
 
-def loops(agent: Agent, makings: Makings, identity: Callable[[], Identity]) -> list[Coroutine[Any, Any, None]]:
+def loops(
+    agent: Agent, makings: Makings, identity: Callable[[], Identity]
+) -> list[Coroutine[Any, Any, None]]:
     """Returns what runs side by side until the agent ends, but for the announcer."""
     joined: list[Callable[[], Coroutine[Any, Any, None]]] = [
         agent.outbox.run,
@@ -139,4 +141,3 @@ def loops(agent: Agent, makings: Makings, identity: Callable[[], Identity]) -> l
         agent.clones.run(),
         *map(agent.reader.once_joined, joined),
     ]
-

@@ -13,7 +13,7 @@ from reader import Mesh
 
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.registration import Registration
-from pmoves_mesh.errors import NotOwnerError, ServiceNotFound, StoreError, WriteRefusedError
+from pmoves_mesh.errors import MeshError, NotOwnerError, ServiceNotFound, StoreError, WriteRefusedError
 
 CALLS: Final = ("register", "repeat", "health", "deregister")
 _SERVICES: Final = ("rag", "whisper", "zero")
@@ -71,9 +71,7 @@ class Caller:
             said = "the agent ended"
         elif isinstance(ended.exception(), TimeoutError):
             said = "given up"
-        elif isinstance(ended.exception(), StoreError) and self._host.is_stopping:
-            said = "refused"
-        elif isinstance(ended.exception(), WriteRefusedError) and not self._mesh.law.holds(self._host.identity):
+        elif isinstance(ended.exception(), self._expected_now()):
             said = "refused"
         elif (error := ended.exception()) is not None:
             said = ""
@@ -81,6 +79,14 @@ class Caller:
         else:
             said = ended.result()
         self._mesh.chronicle.note(f"{name}: {said}")
+
+    def _expected_now(self) -> tuple[type[MeshError], ...]:
+        """Returns what a caller may have to hear."""
+        is_disowned = not self._mesh.law.holds(self._host.identity)
+        return (
+            *((StoreError,) if self._host.is_stopping else ()),
+            *((WriteRefusedError,) if is_disowned else ()),
+        )
 
     async def _register(self, agent: Agent, key: Key, *, wait: bool) -> str:
         self._value += 1
@@ -139,7 +145,9 @@ class Caller:
             return  # the mesh knows a later life of this node, and the agent has yet to outlive that one
         entry = registry.entry(InstanceKey(key[0], self._host.name, key[1]))
         if entry is None or entry.record.port != value:
-            self._mesh.chronicle.violate(f"{self._host.label} does not find {key} as {value} after it said so")
+            self._mesh.chronicle.violate(
+                f"{self._host.label} does not find {key} as {value} after it said so"
+            )
 
     def _check_position(self, position: int) -> None:
         """Checks that what a caller is told to be in the stream is there."""

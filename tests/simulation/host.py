@@ -279,8 +279,8 @@ class Host:
             event = applied.verified.event
             if isinstance(event, RootsRotated):
                 self._keep_roots(agent)
-            if law.begun_anew:
-                latest.clear()
+            if law.begun_anew or event.node in law.cloned:
+                latest.clear()  # of hosts with one identity, each says what it knows
             if isinstance(event, Removed):
                 latest[event.key] = max(event.stamp, latest.get(event.key, event.stamp))
             for key in applied.change.instances:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from builders import MESH
 from callers import ids, services
 from host import Host
 from reader import Mesh, Reader
-from trust import ROOTS, Identity, identity, pem
+from trust import ROOTS, identity, pem
 from virtual_time import SimClock
 
 from pmoves_mesh.agent.operator import Build, evict, revoke, rotate_roots

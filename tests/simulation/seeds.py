@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-HUNG_S: Final = 20
+HUNG_S: Final = 120
 """Seconds of real time that a seed may take; most take a tenth of one."""
 
 _CHUNK: Final = 10
@@ -97,9 +98,7 @@ def play(seed: int) -> Played:
     except (Exception, HungError) as error:  # noqa: BLE001 - whatever it is, the next seeds are played
         told = (*scenario.chronicle.violations, f"the simulation ended with {error!r}")
         return Played(seed=seed, violations=told, happened=dict(scenario.chronicle.happened))
-    return Played(
-        seed=seed, violations=tuple(chronicle.violations), happened=dict(chronicle.happened)
-    )
+    return Played(seed=seed, violations=tuple(chronicle.violations), happened=dict(chronicle.happened))
 
 
 @contextmanager
@@ -116,6 +115,11 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def say(what: str) -> None:
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Plays simulations, each from a seed.")
     parser.add_argument("--seeds", type=int, default=2000, help="how many (2000)")
@@ -125,19 +129,18 @@ def main() -> int:
 
     def tell(tally: Tally, one: Played) -> None:
         if one.violations:
-            print(verdict(one), flush=True)
+            say(verdict(one))
         if tally.played % max(1, min(1000, asked.seeds // 20)) == 0 or tally.played == asked.seeds:
-            print(f"{tally.played} of {asked.seeds} seeds, {len(tally.failures)} failed", flush=True)
+            say(f"{tally.played} of {asked.seeds} seeds, {len(tally.failures)} failed")
 
     tally = play_all(seeds, tell)
     rare = sorted(tally.happened.items(), key=lambda each: each[1])
-    print("what happened how often: " + ", ".join(f"{kind} {count}" for kind, count in rare))
+    say("what happened how often: " + ", ".join(f"{kind} {count}" for kind, count in rare))
     if tally.failures:
-        print("failing seeds: " + " ".join(str(one.seed) for one in tally.failures))
+        say("failing seeds: " + " ".join(str(one.seed) for one in tally.failures))
     return 1 if tally.failures else 0
 
 
 if __name__ == "__main__":
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:0] = [here, os.path.dirname(here), os.path.dirname(os.path.dirname(here))]
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[:3])
     sys.exit(main())

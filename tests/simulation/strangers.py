@@ -58,7 +58,9 @@ class Strangers:
         node = f"{host.name}-other"
         liars = (
             NodeLeft(mesh=MESH, node=node, incarnation=clock.now_ms(), revision=1),
-            NodeAnnounced(mesh=MESH, node=node, incarnation=clock.now_ms(), revision=1, host="x", instances=()),
+            NodeAnnounced(
+                mesh=MESH, node=node, incarnation=clock.now_ms(), revision=1, host="x", instances=()
+            ),
             NodeLeft(mesh=MESH, node=host.name, incarnation=clock.now_ms() + _CENTURY_MS, revision=1),
             NodeLeft(mesh="other-mesh", node=host.name, incarnation=clock.now_ms() + 1000, revision=1),
             InstanceRegistered(

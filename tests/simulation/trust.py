@@ -68,7 +68,7 @@ _ADMITTED: Final[dict[tuple[object, ...], Signer]] = {}
 
 
 @cache
-def authority(root: int = 0) -> Authority:
+def authority(_root: int) -> Authority:
     """Returns one of the CAs of every simulated mesh; its keys are random, and nothing depends on them."""
     return Authority()
 
@@ -91,8 +91,8 @@ def root_fingerprint(root: int) -> str:
 
 
 @cache
-def identity(name: str, root: int = 0, number: int = 0, kind: SignerKind = "node") -> Identity:
-    """Returns who a host is, in every simulation: its `number`-th identity under a CA."""
+def identity(name: str, root: int = 0, _number: int = 0, kind: SignerKind = "node") -> Identity:
+    """Returns who a host is, in every simulation: each of its identities under a CA has a number."""
     issued = authority(root).identity(name, kind, admit=False, end=END + _YEAR / 2)
     return Identity(issued, root)
 

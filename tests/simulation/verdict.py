@@ -43,7 +43,8 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
 def are_seen_gone(hosts: Sequence[Host]) -> bool:
     """Returns whether everybody knows of the hosts that vanished, and of what went with them."""
     return not any(
-        _is_listed_of(host.agent.replica, gone.name) and host.agent.replica.registry.nodes[gone.name].status != "left"
+        _is_listed_of(host.agent.replica, gone.name)
+        and host.agent.replica.registry.nodes[gone.name].status != "left"
         for host in hosts
         if host.agent is not None
         for gone in hosts
@@ -110,9 +111,7 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
         mesh.chronicle.violate(f"{name} does not discover as it should {sorted(found ^ wanted)}")
 
 
-def _check_listed(
-    mesh: Mesh, name: str, registry: Registry, owned: Held, optional: set[InstanceKey]
-) -> None:
+def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, optional: set[InstanceKey]) -> None:
     """Checks that what is listed is what the owners hold and no operator evicted, and nothing else."""
     law = mesh.law
     entries = [entry for entry in registry.entries() if registry.is_listed(entry)]
