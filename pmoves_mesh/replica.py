@@ -163,7 +163,7 @@ class Replica:
     def restore(self, registry: Registry, stream_id: str) -> None:
         """Begins from a registry that was saved earlier, instead of an empty one."""
         self.registry = registry
-        self.verifier.rotate(registry.roots)
+        self.verifier.resume(registry.roots)
         self.stream_id = stream_id
         self._informed = stream_id != ""
 

@@ -135,6 +135,8 @@ class Caller:
     def _check_found(self, agent: Agent, key: Key, value: int) -> None:
         """Checks that whoever asks this agent finds what was just registered here."""
         signer = agent.replica.verifier.trust.signer(agent.author.identity.fingerprint)
+        if self._host.name in self._mesh.law.cloned:
+            return  # another host may just have said something else in its name
         if signer is None or not self._mesh.law.holds(self._host.identity):
             return  # nobody believes it, and so it does not believe itself
         if not signer.not_before_ms <= self._host.clock.now_ms() <= signer.not_after_ms:

@@ -46,6 +46,7 @@ class Host:
         roots: of the CAs that its disk names.
         was_refused: its agent ended because another one with its identity lives.
         vanished: it is gone for good.
+        was_set_back: it lost its disk, and woke in the past.
     """
 
     def __init__(self, mesh: Mesh, name: str, usual: Faults, *, copied: Host | None = None) -> None:
@@ -55,7 +56,7 @@ class Host:
         self.roots = mesh.law.roots if copied is None else copied.roots
         self.disk: Final = Disk() if copied is None else copied.disk.copy()
         self.was_refused = False
-        self.vanished = False
+        self.vanished = self.was_set_back = False
         mesh.law.identities[self.identity.fingerprint] = self.identity
         self.clock: Final = SimClock()
         self.usual: Final = usual

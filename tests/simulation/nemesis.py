@@ -133,7 +133,8 @@ class Nemesis:
         if host.is_up:
             host.crash(disk_lost=True)
             self._expectations[host.label].forget()
-            if self._rng.random() < 0.3:
+            if self._rng.random() < 0.3 and host.name not in self._mesh.law.cloned:
+                host.was_set_back = True
                 host.clock.offset_ms -= self._rng.randint(0, _HOUR_MS)  # nothing tells it the time
             await self._start_later(host)
 
@@ -159,7 +160,13 @@ class Nemesis:
     async def _copy(self, host: Host) -> None:
         """Has a host's disk copied to another one, whose agent runs with the same identity."""
         alike = sum(other.name == host.name for other in self._hosts)
-        if alike > 2 or host.was_refused or host.vanished or len(self._hosts) > _HOSTS_MAX:
+        if (
+            alike > 2
+            or host.was_set_back
+            or host.was_refused
+            or host.vanished
+            or len(self._hosts) > _HOSTS_MAX
+        ):
             return
         self._mesh.law.cloned.add(host.name)
         other = Host(self._mesh, host.name, host.usual, copied=host)

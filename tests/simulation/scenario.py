@@ -19,7 +19,7 @@ from reader import Mesh
 from verdict import are_seen_gone, check
 from virtual_time import SimClock, ended, run
 
-from pmoves_mesh.agent import lease
+from pmoves_mesh.agent import author, lease
 from pmoves_mesh.log.memory import Faults
 
 _GREEK: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
@@ -104,15 +104,17 @@ class Scenario:
 
 @contextmanager
 def chance_from(seed: int) -> Iterator[None]:
-    """Has runs' holders and the times of their refreshes come from the seed as well."""
-    rng = random.Random(f"{seed} leases")
+    """Has what the agents leave to chance come from the seed as well."""
+    rng = random.Random(f"{seed} chance")
     before = lease.secrets, lease._random
-    names = SimpleNamespace(token_hex=lambda count: rng.randbytes(count).hex())
-    vars(lease).update(secrets=names, _random=rng)
+    known = SimpleNamespace(token_hex=lambda count: rng.randbytes(count).hex(), randbelow=rng.randrange)
+    vars(lease).update(secrets=known, _random=rng)
+    vars(author).update(secrets=known)
     try:
         yield
     finally:
         vars(lease).update(secrets=before[0], _random=before[1])
+        vars(author).update(secrets=before[0])
 
 
 def _rests(host: Host) -> bool:
