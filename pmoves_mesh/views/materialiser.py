@@ -169,7 +169,7 @@ class Materialiser:
         raise SequenceConflict(key, 0)
 
     async def _follow_manifest(self, announced: NodeAnnounced) -> None:
-        """Removes the keys of instances that a manifest leaves out, and takes expired ones back that it lists."""
+        """Removes the instances that a manifest leaves out, and takes expired ones back that it lists."""
         listed = {
             records.instance_key(InstanceKey(line.name, announced.node, line.id))
             for line in announced.instances or ()

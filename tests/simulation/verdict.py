@@ -143,13 +143,22 @@ def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
 
 
 async def _check_bucket(mesh: Mesh) -> None:
-    """Checks that the bucket is what the stream gives."""
+    """Checks that the bucket is what the stream gives.
+
+    Of hosts with one identity each lists what it knows, and what a manifest leaves out and a later one
+    lists again at its old stamp is known to the bucket alone; so what is said of those is left out.
+    """
     reader = Reader(mesh, SimClock(), random.Random(mesh.seed))
-    trust = SimTrust(mesh.law.roots)
-    verifier = Verifier(trust, reader.identities, SimClock(), accept_unsigned=mesh.accept_unsigned)
-    rebuilt = await rebuild(reader.log, reader.bucket, verifier, SimClock())
-    if rebuilt.written or rebuilt.deleted:
-        mesh.chronicle.violate(f"the bucket is not what the stream gives: {rebuilt}")
+    verifier = Verifier(
+        SimTrust(mesh.law.roots), reader.identities, SimClock(), accept_unsigned=mesh.accept_unsigned
+    )
+    before = {entry.key: entry.value async for entry in reader.bucket.load()}
+    await rebuild(reader.log, reader.bucket, verifier, SimClock())
+    after = {entry.key: entry.value async for entry in reader.bucket.load()}
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
+    if wrong:
+        mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
 
 async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
