@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MESH := $(BIN)/pmoves-mesh
 LOCKS := deploy/locks
+SEEDS ?= 2000
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down join registry-status nats-tls-setup test lint bench lock
+.PHONY: help up down join registry-status nats-tls-setup test simulate lint bench lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
@@ -39,6 +40,9 @@ nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS
 
 test: $(DEV) ## Run every test; one whose real thing is not there says so
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+simulate: $(DEV) ## Play whole meshes in virtual time, a night long: make simulate SEEDS=100000
+	@$(BIN)/python tests/simulation/seeds.py --seeds $(SEEDS)
 
 lint: $(DEV) ## Check style, types, who imports whom, secrets in the tree and vulnerable dependencies
 	@$(BIN)/ruff check

@@ -87,11 +87,15 @@ class Replica:
     async def run(self) -> None:
         """Follows the log for ever, from the position the registry is at.
 
+        What a retired CA signed may stand after that position, and this host may have been given, or
+        have written down, the CAs of today alone; so the latest rotation is learned first.
+
         Raises:
             SequenceGap: if the stream no longer continues this registry.
             LogError: if the stream is gone.
         """
         try:
+            await self.verifier.learn_roots(self._bucket)
             async for batch in self._log.tail(self.registry.position):
                 await self._take(batch)
         finally:
@@ -159,7 +163,7 @@ class Replica:
     def restore(self, registry: Registry, stream_id: str) -> None:
         """Begins from a registry that was saved earlier, instead of an empty one."""
         self.registry = registry
-        self.verifier.rotate(registry.roots)
+        self.verifier.resume(registry.roots)
         self.stream_id = stream_id
         self._informed = stream_id != ""
 

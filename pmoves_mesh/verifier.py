@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
@@ -116,15 +117,28 @@ class Verifier:
 
     def rotate(self, roots: Roots) -> None:
         """Believes the CA certificates that a rotation left, and no others."""
+        self._believe(roots, [])
+
+    def resume(self, roots: Roots) -> None:
+        """Believes what a rotation left that was saved earlier, besides the CAs that this host was given.
+
+        Those may be later ones, as after it slept through a rotation and joined again; which of them
+        holds at which position, the stream then tells.
+        """
+        self._believe(roots, self.trust.roots)
+
+    def _believe(self, roots: Roots, given: Iterable[x509.Certificate]) -> None:
         if not roots.certificates:
             return
         try:
-            self.trust.rotate(
-                map(_certificate, roots.certificates),
-                [(_certificate(pem), position) for pem, position in roots.retired],
-            )
+            told = list(map(_certificate, roots.certificates))
+            retired = [(_certificate(pem), position) for pem, position in roots.retired]
         except ValueError:
             _log.error("the CA certificates of a rotation cannot be read", position=roots.position)
+            return
+        known = {*told, *(root for root, _ in retired)}
+        self.trust.rotate([*told, *(root for root in given if root not in known)], retired)
+        self._unknown.clear()  # what did not chain to the CAs of before may chain to these
 
     def refuse(self, message: LogMessage, error: RemoteProtocolError) -> None:
         """Counts an event that was not accepted; logs it once per signer, reason and minute."""

@@ -164,6 +164,11 @@ class Announcer:
         # A later entry is one of a life before the disk was lost and the clock set back.
         if entry is None or entry.stamp != stamp:
             return False
+        node = self._replica.registry.nodes[key.node]
+        if entry.position == 0 < node.position and stamp < node.announced_stamp:
+            # The stream has what was said after it: so it was refused there, as what an identity signed
+            # in its time is that arrives too late.
+            return False
         revoked = self._replica.registry.revoked
         # What an earlier identity of this node signed is worth nothing once that was revoked.
         return entry.fingerprint not in revoked or self._author.identity.fingerprint in revoked

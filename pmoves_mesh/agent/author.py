@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ Place = dict[str, Any]
 
 _ALIAS_TTL_S: Final = 60
 """The older word for a removal serves listeners, not history: the stream need not keep it."""
+
+
+_APART: Final = 2**16
 
 
 class Author:
@@ -137,8 +141,13 @@ class Author:
             committing.exception()  # whoever waits is told; if nobody does, nobody need be
 
     async def begin(self, above: int = 0) -> None:
-        """Begins a new incarnation, later than every earlier one and than `above`."""
-        self._state = await self._store.begin_incarnation(max(self._clock.now_ms(), above + 1))
+        """Begins a new incarnation, later than every earlier one and than `above`.
+
+        How much later is random: of two runs with one identity, which outrank each other while their
+        clocks are behind, neither may say anything under the other's stamp.
+        """
+        floor = max(self._store.state.incarnation, above) + 1 + secrets.randbelow(_APART)
+        self._state = await self._store.begin_incarnation(max(self._clock.now_ms(), floor))
 
 
 def _outgoing(sealed: SealedEvent) -> Outgoing:

@@ -136,7 +136,11 @@ def _introduce(node: NodeEntry, verified: VerifiedEvent, event: NodeAnnounced, p
 
 
 def _follow_manifest(registry: Registry, node: NodeEntry, event: NodeAnnounced) -> list[InstanceKey]:
-    """Drops what the manifest leaves out, and notes what it lists and is not held."""
+    """Drops what the manifest leaves out or knows only by an earlier word, and notes what is not held.
+
+    A later word than the manifest's, though not later than the manifest itself, is that of a life
+    that this one knows nothing of: who hears it after the manifest does not believe it either.
+    """
     if event.instances is None:
         return []
     listed = {
@@ -146,7 +150,7 @@ def _follow_manifest(registry: Registry, node: NodeEntry, event: NodeAnnounced) 
         for line in event.instances
     }
     floor = event.stamp
-    dropped = [key for key, entry in node.entries.items() if entry.stamp <= floor and key not in listed]
+    dropped = [key for key, entry in node.entries.items() if listed.get(key, NEVER) < entry.stamp <= floor]
     for key in dropped:
         registry.drop(key)
     node.floor = floor

@@ -166,6 +166,14 @@ def merged(held: Record | None, fresh: Record) -> Record | None:
     return None if latest == held else latest
 
 
+def is_taken_back(held: Record, latest: Stamp) -> bool:
+    """Returns whether an instance expired, and its node lists it again at `latest`.
+
+    Then the record is to be that of the instance once more: a removal is forgotten in time.
+    """
+    return held.subject == InstanceExpired.subject and held.stamp < latest
+
+
 def _statement(record: Record) -> Record | None:
     return record.ended if record.subject in _ENDINGS else record
 

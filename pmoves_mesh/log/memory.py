@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
-from pmoves_mesh.log.memory_broker import MemoryBroker
+from pmoves_mesh.log.memory_broker import MemoryBroker, MemoryConsumer
 from pmoves_mesh.ports import BucketEntry, LogBounds, LogMessage, TailBatch
 
 __all__ = ["Faults", "MemoryBroker", "MemoryBucket", "MemoryClient", "MemoryLog", "MemoryWorkQueue"]
@@ -111,13 +111,12 @@ class MemoryClient:
 
     async def wait(self, event: asyncio.Event, seconds: float) -> None:
         """Waits for an event, at most `seconds`."""
-        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self.broker.clock.sleep(seconds))]
+        sleeper = asyncio.ensure_future(self.broker.clock.sleep(seconds))
+        sleeper.add_done_callback(lambda ended: None if ended.cancelled() else event.set())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await event.wait()
         finally:
-            for one in waits:
-                one.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            sleeper.cancel()
 
     async def request(self, operation: Callable[[], T]) -> T:
         """Has the broker do something, through the faults, and returns what it answers.
@@ -249,8 +248,9 @@ class MemoryBucket:
 class MemoryDelivery:
     """A message that this worker alone was handed; implements `ports.Delivery`."""
 
-    def __init__(self, client: MemoryClient, message: LogMessage) -> None:
+    def __init__(self, client: MemoryClient, consumer: MemoryConsumer, message: LogMessage) -> None:
         self._client = client
+        self._consumer = consumer
         self._epoch = client.epoch
         self._message = message
 
@@ -267,14 +267,19 @@ class MemoryDelivery:
         """
         self._client.check(self._epoch)
         if not self._client.happens(self._client.faults.drop):
-            self._client.broker.ack(self._message.position)
+            self._consumer.ack(self._message.position)
 
 
 class MemoryWorkQueue:
-    """The shared consumer; implements `ports.WorkQueue`."""
+    """A shared consumer; implements `ports.WorkQueue`.
 
-    def __init__(self, client: MemoryClient) -> None:
+    It hands out the stream's events, or, of a bucket that is named, the markers of its keys that ran out.
+    """
+
+    def __init__(self, client: MemoryClient, bucket: str = "") -> None:
         self._client = client
+        self._bucket = bucket
+        self._consumer = client.broker.expiries(bucket) if bucket else client.broker.consumer
 
     async def fetch(self, count_max: int, timeout_s: float) -> Sequence[MemoryDelivery]:
         """Returns what there is, up to `count_max`; with nothing there, the first within `timeout_s`.
@@ -282,19 +287,20 @@ class MemoryWorkQueue:
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        client, broker = self._client, self._client.broker
+        client, broker, consumer = self._client, self._client.broker, self._consumer
         deadline = broker.clock.monotonic_s() + timeout_s
-        with broker.listener() as news:
+        with consumer.pull() as news:
             while True:
                 news.clear()
-                messages = await client.request(lambda: broker.hand_out(count_max))
+                due_s = broker.run_out(self._bucket) if self._bucket else 3600.0
+                messages = await client.request(lambda: consumer.hand_out(count_max))
                 left = deadline - broker.clock.monotonic_s()
                 if messages or left <= 0:
                     break
-                await client.wait(news, min(left, broker.overdue_in_s()))
+                await client.wait(news, min(left, due_s, consumer.overdue_in_s()))
         if client.happens(client.faults.reorder):
             client.shuffle(messages)
-        return [MemoryDelivery(client, message) for message in messages]
+        return [MemoryDelivery(client, consumer, message) for message in messages]
 
     async def floor(self) -> int:
         """Returns the position up to which every event was acknowledged.
@@ -302,4 +308,4 @@ class MemoryWorkQueue:
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        return await self._client.request(self._client.broker.floor)
+        return await self._client.request(self._consumer.floor)

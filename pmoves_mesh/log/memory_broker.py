@@ -1,7 +1,8 @@
 """What JetStream holds for a mesh, in memory: the other side of `memory`, with no network in between.
 
 Everything happens at once and in full; time comes from the clock that was given, so that a
-simulation can run it in virtual time.
+simulation can run it in virtual time. What goes wrong with a server is here too: it restarts and
+forgets what it kept in memory, its stream is made anew, or comes back from an older backup.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -24,39 +26,163 @@ DEDUP_WINDOW_MS: Final = 120_000
 ACK_WAIT_S: Final = 30.0
 ACKS_PENDING_MAX: Final = 2000
 
+_RAN_OUT: Final = {"Nats-Marker-Reason": "MaxAge"}
+"""The header of the marker of a key whose time is over. Source: NATS ADR-48."""
+
 
 class _Value(Struct, frozen=True):
     entry: BucketEntry
     expires_ms: int | None
 
 
+class StreamBackup(Struct, frozen=True, kw_only=True):
+    """What the stream held at some moment."""
+
+    incarnation: int
+    last: int
+    messages: dict[int, LogMessage]
+    expiries: list[tuple[int, int]]
+    delivered: int
+    unacked: dict[int, float]
+
+
+class MemoryConsumer:
+    """A durable consumer that several workers share: each message is handed to one of them."""
+
+    def __init__(self, clock: Clock, after: Callable[[int, int], list[LogMessage]]) -> None:
+        """Takes the clock, and what gives the next messages after a position, up to so many."""
+        self._clock = clock
+        self._after = after
+        self._pulls: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
+        self.begin(0, {})
+
+    def begin(self, delivered: int, unacked: dict[int, float]) -> None:
+        """Takes up work after `delivered`, and what was handed out before, with its deadlines."""
+        self.delivered = delivered
+        self.unacked = dict(unacked)
+
+    @contextmanager
+    def pull(self) -> Iterator[asyncio.Event]:
+        """Gives an event that is set when there is work, or when something else may have changed.
+
+        As with a real consumer, work goes to the one who has waited longest, and to the next one if
+        that one does not take it.
+        """
+        event = asyncio.Event()
+        self._pulls[event] = None
+        try:
+            yield event
+        finally:
+            del self._pulls[event]
+            if self._after(self.delivered, 1):
+                self.offer()
+
+    def offer(self) -> None:
+        """Lets the one who has waited longest look for work."""
+        for pull in self._pulls:
+            if not pull.is_set():
+                pull.set()
+                return
+
+    def wake(self) -> None:
+        """Lets everybody who waits look again."""
+        for pull in self._pulls:
+            pull.set()
+
+    def hand_out(self, count_max: int) -> list[LogMessage]:
+        """Returns messages that nobody works on: first those whose worker fell silent, then new ones."""
+        now = self._clock.monotonic_s()
+        again: list[LogMessage] = []
+        for position in sorted(position for position, until in self.unacked.items() if until <= now):
+            found = self._after(position - 1, 1)
+            if not found or found[0].position != position:
+                del self.unacked[position]  # the stream has forgotten it
+            elif len(again) < count_max:
+                again.append(found[0])
+        room = min(count_max - len(again), ACKS_PENDING_MAX - len(self.unacked))
+        fresh = self._after(self.delivered, room) if room > 0 else []
+        if fresh:
+            self.delivered = fresh[-1].position
+        for message in (*again, *fresh):
+            self.unacked[message.position] = now + ACK_WAIT_S
+        return [*again, *fresh]
+
+    def ack(self, position: int) -> None:
+        """Notes that a message's work is done."""
+        self.unacked.pop(position, None)
+
+    def floor(self) -> int:
+        """Returns the position up to which every message was acknowledged."""
+        return min(self.unacked) - 1 if self.unacked else self.delivered
+
+    def overdue_in_s(self) -> float:
+        """Returns seconds until a message has to be handed out again; an hour if there is none."""
+        until = min(self.unacked.values(), default=None)
+        return 3600.0 if until is None else max(0.0, until - self._clock.monotonic_s())
+
+
 class MemoryBroker:
-    """A stream, buckets and the materialiser's consumer, which several clients share."""
+    """A stream, buckets and the materialiser's consumer, which several clients share.
+
+    Attributes:
+        consumer: of the stream's events.
+        expired: of the markers that say which keys of a bucket ran out, for each bucket; they come in
+            the shape that NATS gives them, a message on the key's subject.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
-        self._incarnation = 0
+        self.expired: Final[dict[str, MemoryConsumer]] = {}
+        self._incarnation = self._made = 0
         self._listeners: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
         self._buckets: dict[str, dict[str, _Value]] = {}
         self._revisions: dict[str, int] = {}
+        self._due: dict[str, list[tuple[int, int, str]]] = {}
+        self._markers: dict[str, list[LogMessage]] = {}
+        self.consumer: Final = MemoryConsumer(clock, self._next)
         self.reset()
 
     def reset(self) -> None:
         """Deletes the stream with its consumer, and makes it anew; the buckets stay."""
-        self._incarnation += 1
+        self._made += 1
+        self._incarnation = self._made
         self._last = 0
         self._messages: dict[int, LogMessage] = {}
         self._positions: list[int] = []
         self._expiries: list[tuple[int, int]] = []
         self._ids: dict[str, tuple[int, int]] = {}
-        self._delivered = 0
-        self._unacked: dict[int, float] = {}
+        self.consumer.begin(0, {})
+        self.wake()
+
+    def backup(self) -> StreamBackup:
+        """Returns what the stream holds, with how far its consumer came."""
+        self._expire()
+        return StreamBackup(
+            incarnation=self._incarnation,
+            last=self._last,
+            messages=dict(self._messages),
+            expiries=list(self._expiries),
+            delivered=self.consumer.delivered,
+            unacked=dict(self.consumer.unacked),
+        )
+
+    def restore(self, backup: StreamBackup) -> None:
+        """Replaces the stream by what it was: positions go back, though it says of itself what it said."""
+        self.reset()
+        self._incarnation = backup.incarnation
+        self._last = backup.last
+        self._messages = dict(backup.messages)
+        self._positions = sorted(backup.messages)
+        self._expiries = list(backup.expiries)
+        self.consumer.begin(backup.delivered, backup.unacked)
         self.wake()
 
     def wake(self) -> None:
         """Lets everybody who waits look again."""
         for listener in self._listeners:
             listener.set()
+        for consumer in (self.consumer, *self.expired.values()):
+            consumer.wake()
 
     @contextmanager
     def listener(self) -> Iterator[asyncio.Event]:
@@ -85,7 +211,9 @@ class MemoryBroker:
             self._ids[sealed.message_id] = (now, position)
         if ttl_s is not None:
             heapq.heappush(self._expiries, (now + ttl_s * 1000, position))
-        self.wake()
+        for listener in self._listeners:
+            listener.set()
+        self.consumer.offer()
         return position
 
     def bounds(self) -> LogBounds:
@@ -114,36 +242,8 @@ class MemoryBroker:
             del self._messages[position]
             del self._positions[bisect_left(self._positions, position)]
 
-    # The consumer.
-
-    def hand_out(self, count_max: int) -> list[LogMessage]:
-        """Returns messages that nobody works on: first those whose worker fell silent, then new ones."""
-        self._expire()
-        now = self.clock.monotonic_s()
-        overdue = [position for position, until in self._unacked.items() if until <= now]
-        for gone in [position for position in overdue if position not in self._messages]:
-            del self._unacked[gone]
-        again = [self._messages[at] for at in sorted(overdue) if at in self._messages][:count_max]
-        room = min(count_max - len(again), ACKS_PENDING_MAX - len(self._unacked))
-        fresh = self.after(self._delivered, room)[0] if room > 0 else []
-        if fresh:
-            self._delivered = fresh[-1].position
-        for message in (*again, *fresh):
-            self._unacked[message.position] = now + ACK_WAIT_S
-        return [*again, *fresh]
-
-    def ack(self, position: int) -> None:
-        """Notes that a message's work is done."""
-        self._unacked.pop(position, None)
-
-    def floor(self) -> int:
-        """Returns the position up to which every message was acknowledged."""
-        return min(self._unacked) - 1 if self._unacked else self._delivered
-
-    def overdue_in_s(self) -> float:
-        """Returns seconds until a message has to be handed out again; an hour if there is none."""
-        until = min(self._unacked.values(), default=None)
-        return 3600.0 if until is None else max(0.0, until - self.clock.monotonic_s())
+    def _next(self, position: int, count_max: int) -> list[LogMessage]:
+        return self.after(position, count_max)[0]
 
     # The buckets.
 
@@ -158,6 +258,7 @@ class MemoryBroker:
         Raises:
             SequenceConflict: if the key has another revision than `expected`.
         """
+        self.run_out(bucket)
         held = self.get(bucket, key)
         if expected is not None and expected != (held.revision if held else 0):
             raise SequenceConflict(key, expected)
@@ -165,10 +266,12 @@ class MemoryBroker:
         expires_ms = None if ttl_s is None else self.clock.now_ms() + ttl_s * 1000
         entry = BucketEntry(key=key, value=value, revision=revision)
         self._buckets.setdefault(bucket, {})[key] = _Value(entry, expires_ms)
+        if expires_ms is not None:
+            heapq.heappush(self._due.setdefault(bucket, []), (expires_ms, revision, key))
         return revision
 
     def delete(self, bucket: str, key: str, *, expected: int | None) -> None:
-        """Removes a key, if it is there.
+        """Removes a key, if it is there; nothing marks that it ran out.
 
         Raises:
             SequenceConflict: if the key has another revision than `expected`.
@@ -185,10 +288,44 @@ class MemoryBroker:
         found = [value.entry for key, value in values if overlap(pattern, key) and not self._is_over(value)]
         return sorted(found, key=lambda entry: entry.revision)
 
+    def expiries(self, bucket: str) -> MemoryConsumer:
+        """Returns the consumer of a bucket's markers; it begins with those that are made after it."""
+        if bucket not in self.expired:
+            self.run_out(bucket)
+            self.expired[bucket] = MemoryConsumer(self.clock, partial(self._next_markers, bucket))
+            self.expired[bucket].begin(len(self._markers.get(bucket, [])), {})
+        return self.expired[bucket]
+
+    def run_out(self, bucket: str) -> float:
+        """Marks the keys whose time is over; returns seconds until the next one's is, at most an hour."""
+        due, now = self._due.get(bucket, []), self.clock.now_ms()
+        while due and due[0][0] <= now:
+            _, revision, key = heapq.heappop(due)
+            value = self._buckets.get(bucket, {}).get(key)
+            if value is not None and value.entry.revision == revision:
+                del self._buckets[bucket][key]
+                self._next_revision(bucket)
+                self._mark(bucket, key, now)
+        return min(3600.0, (due[0][0] - now) / 1000) if due else 3600.0
+
     def lose(self, bucket: str) -> None:
         """Empties a bucket and counts from the beginning, as a restart does to one that is kept in memory."""
-        self._buckets.pop(bucket, None)
-        self._revisions.pop(bucket, None)
+        for held in (self._buckets, self._revisions, self._due, self._markers):
+            held.pop(bucket, None)
+        consumer = self.expired.get(bucket)
+        if consumer is not None:
+            consumer.begin(0, {})
+            consumer.wake()
+
+    def _mark(self, bucket: str, key: str, now: int) -> None:
+        markers = self._markers.setdefault(bucket, [])
+        sealed = SealedEvent(subject=f"$KV.{bucket}.{key}", payload=b"", headers=dict(_RAN_OUT))
+        markers.append(LogMessage(sealed=sealed, position=len(markers) + 1, time_ms=now))
+        if bucket in self.expired:
+            self.expired[bucket].offer()
+
+    def _next_markers(self, bucket: str, position: int, count_max: int) -> list[LogMessage]:
+        return self._markers.get(bucket, [])[position : position + count_max]
 
     def _is_over(self, value: _Value) -> bool:
         return value.expires_ms is not None and value.expires_ms <= self.clock.now_ms()

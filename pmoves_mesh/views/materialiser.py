@@ -16,8 +16,8 @@ import structlog
 
 from pmoves_mesh.core import records
 from pmoves_mesh.core.decrees import is_revoked
-from pmoves_mesh.core.event import Event, NodeAnnounced, Stated
-from pmoves_mesh.core.model import InstanceKey, Stamp
+from pmoves_mesh.core.event import Event, InstanceExpired, NodeAnnounced, Stated
+from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
     LogError,
@@ -27,7 +27,7 @@ from pmoves_mesh.errors import (
     RightMissing,
     SequenceConflict,
 )
-from pmoves_mesh.ports import Bucket, Clock, Delivery, LogMessage, WorkQueue
+from pmoves_mesh.ports import Bucket, BucketEntry, Clock, Delivery, LogMessage, WorkQueue
 from pmoves_mesh.replica import Replica
 
 _log: Final = structlog.get_logger(__name__)
@@ -129,6 +129,9 @@ class Materialiser:
             case _ if isinstance(event, Stated):
                 entry = registry.entry(event.key)
                 return entry is not None and entry.stamp == event.stamp
+            case InstanceExpired():
+                node = registry.nodes.get(event.node)
+                return node is not None and event.stamp <= node.expired.get(event.key, NEVER)
             case _:
                 return True
 
@@ -140,7 +143,7 @@ class Materialiser:
         await self._merge(key, fresh)
         for _, event in work:
             if isinstance(event, NodeAnnounced) and event.instances is not None:
-                await self._drop_unlisted(event)
+                await self._follow_manifest(event)
 
     async def _merge(self, key: str, fresh: list[Record]) -> None:
         """Writes the newest of `fresh`, unless the bucket holds something newer."""
@@ -165,15 +168,25 @@ class Materialiser:
             return
         raise SequenceConflict(key, 0)
 
-    async def _drop_unlisted(self, announced: NodeAnnounced) -> None:
-        """Removes the keys of instances that the node's manifest no longer lists."""
+    async def _follow_manifest(self, announced: NodeAnnounced) -> None:
+        """Removes the instances that a manifest leaves out, and takes expired ones back that it lists."""
         listed = {
             records.instance_key(InstanceKey(line.name, announced.node, line.id))
             for line in announced.instances or ()
         }
-        for key in await self._bucket.keys(f"service.*.{announced.node}.*"):
-            if key not in listed:
-                await self._drop(key, announced.stamp)
+        async for entry in self._bucket.load(f"service.*.{announced.node}.*"):
+            if entry.key not in listed:
+                await self._drop(entry.key, announced.stamp)
+            else:
+                await self._take_back(entry, announced.stamp)
+
+    async def _take_back(self, entry: BucketEntry, latest: Stamp) -> None:
+        """Puts an instance back that a witness removed before its node spoke again."""
+        held = records.readable(entry.value)
+        if held is None or held.ended is None or not records.is_taken_back(held, latest):
+            return
+        await self._bucket.put(entry.key, records.encode(held.ended), expected=entry.revision)
+        self.written += 1
 
     async def _drop(self, key: str, latest: Stamp) -> None:
         """Removes a key whose record is no later than `latest`, but for what remembers a removal."""

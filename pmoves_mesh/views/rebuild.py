@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -10,7 +10,8 @@ from msgspec import Struct
 from pmoves_mesh.core import projection, records
 from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import VerifiedEvent
-from pmoves_mesh.core.event import NodeAnnounced, Removed
+from pmoves_mesh.core.event import NodeAnnounced, Noted, Removed
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
@@ -41,10 +42,15 @@ class _Ledger:
         self.held: Final[dict[str, Record]] = {}
         self._registry = Registry()
 
+    def recall(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
+        """Heeds what the stream has forgotten and the bucket has not, which stays as it is there."""
+        for one in verified:
+            projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
+
     def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
         for one in verified:
             change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
-            late = change.outcome == "outdated" and isinstance(one.event, Removed)
+            late = change.outcome == "outdated" and isinstance(one.event, Removed | Noted)
             if late or change.outcome in {"applied", "repeated"}:
                 self._record(message, one, change)
 
@@ -60,6 +66,18 @@ class _Ledger:
             held = self.held.get(name)
             if held is not None and self._registry.entry(gone) is None and not records.is_removal(held):
                 del self.held[name]
+        for line in event.instances or ():
+            self._take_back(records.instance_key(InstanceKey(line.name, event.node, line.id)), event.stamp)
+
+    def _take_back(self, name: str, latest: Stamp) -> None:
+        """Puts an instance back that a witness removed before its node listed it again."""
+        held = self.held.get(name)
+        if held is None or not records.is_taken_back(held, latest):
+            return
+        if held.ended is not None:
+            self.held[name] = held.ended
+        else:
+            del self.held[name]  # the stream has forgotten it, which the bucket has not
 
 
 async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:
@@ -74,7 +92,9 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     await verifier.learn_roots(bucket)
     await verifier.admit_all()
     bounds = await log.bounds()
-    ledger = await _replay(log, verifier, bounds.last)
+    ledger = _Ledger()
+    await _recall(ledger, bucket, verifier, bounds.first)
+    await _replay(ledger, log, verifier, bounds.last)
     written = deleted = 0
     fresh_ms = clock.now_ms() - records.TOMBSTONE_TTL_S * 1000
     wanted = {
@@ -103,19 +123,35 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
 
 
-async def _replay(log: EventLog, verifier: Verifier, last: int) -> _Ledger:
-    ledger = _Ledger()
+async def _recall(ledger: _Ledger, bucket: Bucket, verifier: Verifier, first: int) -> None:
+    """Takes the revocations of before the stream's first event: what they end is still in the stream."""
+    async for entry in bucket.load("revoked.>"):
+        record = records.readable(entry.value)
+        if record is None or record.position >= first:
+            continue
+        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        await _take(message, verifier, ledger.recall)
+
+
+async def _replay(ledger: _Ledger, log: EventLog, verifier: Verifier, last: int) -> None:
     if last == 0:
-        return ledger
+        return
     async for batch in log.tail(0):
         for message in batch.messages:
-            try:
-                ledger.fold(message, await verifier.unseal(message))
-            except RemoteProtocolError as error:
-                verifier.refuse(message, error)
+            await _take(message, verifier, ledger.fold)
         if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= last):
             break
-    return ledger
+
+
+async def _take(
+    message: LogMessage,
+    verifier: Verifier,
+    take: Callable[[LogMessage, Iterable[VerifiedEvent]], None],
+) -> None:
+    try:
+        take(message, await verifier.unseal(message))
+    except RemoteProtocolError as error:
+        verifier.refuse(message, error)
 
 
 def _with_forgotten(record: Record, held: Record | None, first: int) -> Record:

@@ -13,12 +13,22 @@ from reader import Mesh
 
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.registration import Registration
-from pmoves_mesh.errors import NotOwnerError, ServiceNotFound, StoreError
+from pmoves_mesh.errors import MeshError, NotOwnerError, ServiceNotFound, StoreError, WriteRefusedError
 
-CALLS: Final = ("register", "repeat", "deregister")
+CALLS: Final = ("register", "repeat", "health", "deregister")
 _SERVICES: Final = ("rag", "whisper", "zero")
 _IDS: Final = ("1", "2")
 _PATIENCE_S: Final = (0.004, 0.1, 1.0)
+
+
+def services(number: int) -> list[str]:
+    """Returns the names of the services of one of a host's callers."""
+    return [f"{service}-{number}" for service in _SERVICES]
+
+
+def ids() -> tuple[str, ...]:
+    """Returns the ids that instances have."""
+    return _IDS
 
 
 class Caller:
@@ -28,8 +38,8 @@ class Caller:
         self._mesh = mesh
         self._host = host
         self._expectations = expectations
-        self._services = [f"{service}-{number}" for service in _SERVICES]
-        self._rng = random.Random(f"{mesh.seed} {host.name} caller {number}")
+        self._services = services(number)
+        self._rng = random.Random(f"{mesh.seed} {host.label} caller {number}")
         self._pause_s = self._rng.uniform(1, 10)
         self._value = 0
 
@@ -44,9 +54,9 @@ class Caller:
         key = (rng.choice(self._services), rng.choice(_IDS))
         wait = rng.random() < 0.7
         patience_s = rng.choice(_PATIENCE_S) * rng.random() if rng.random() < 0.15 else None
-        kind = rng.choices(CALLS, (6, 1, 3))[0]
+        kind = rng.choices(CALLS, (6, 1, 2, 3))[0]
         call: Callable[..., Coroutine[Any, Any, str]] = getattr(self, f"_{kind}")
-        name = f"{self._host.name} {kind} {'/'.join(key)}"
+        name = f"{self._host.label} {kind} {'/'.join(key)}"
 
         async def work(agent: Agent) -> str:
             self._mesh.chronicle.note(f"{name} is asked for{'' if wait else ', no wait'}")
@@ -61,7 +71,7 @@ class Caller:
             said = "the agent ended"
         elif isinstance(ended.exception(), TimeoutError):
             said = "given up"
-        elif isinstance(ended.exception(), StoreError) and self._host.is_stopping:
+        elif isinstance(ended.exception(), self._expected_now()):
             said = "refused"
         elif (error := ended.exception()) is not None:
             said = ""
@@ -69,6 +79,14 @@ class Caller:
         else:
             said = ended.result()
         self._mesh.chronicle.note(f"{name}: {said}")
+
+    def _expected_now(self) -> tuple[type[MeshError], ...]:
+        """Returns what a caller may have to hear."""
+        is_disowned = not self._mesh.law.holds(self._host.identity)
+        return (
+            *((StoreError,) if self._host.is_stopping else ()),
+            *((WriteRefusedError,) if is_disowned else ()),
+        )
 
     async def _register(self, agent: Agent, key: Key, *, wait: bool) -> str:
         self._value += 1
@@ -80,12 +98,23 @@ class Caller:
         return await self._registered(agent, key, value, wait=wait)
 
     async def _registered(self, agent: Agent, key: Key, value: int, *, wait: bool) -> str:
-        wanted = Registration(name=key[0], id=key[1], port=value)
+        wanted = Registration(name=key[0], id=key[1], port=value, health_url="http://127.0.0.1/")
         with self._expectations.asked([key], value):
             receipt = await agent.registrations.register(wanted, wait=wait)
         self._check_found(agent, key, value)
         self._check_position(receipt.position)
         return f"{value} at {receipt.position}"
+
+    async def _health(self, agent: Agent, key: Key, *, wait: bool) -> str:
+        """States, as the prober does, that an instance's health changed."""
+        status = self._rng.choice(("healthy", "unhealthy"))
+        instance = InstanceKey(key[0], self._host.name, key[1])
+        future = await agent.registrations.state_health(instance, "http://127.0.0.1/", status, "")
+        if future is None:
+            return "is not there"
+        if wait:
+            await asyncio.wait((future,), timeout=2)
+        return status
 
     async def _deregister(self, agent: Agent, key: Key, *, wait: bool) -> str:
         service, one = key
@@ -105,16 +134,25 @@ class Caller:
 
     def _check_found(self, agent: Agent, key: Key, value: int) -> None:
         """Checks that whoever asks this agent finds what was just registered here."""
+        signer = agent.replica.verifier.trust.signer(agent.author.identity.fingerprint)
+        if self._host.name in self._mesh.law.cloned:
+            return  # another host may just have said something else in its name
+        if signer is None or not self._mesh.law.holds(self._host.identity):
+            return  # nobody believes it, and so it does not believe itself
+        if not signer.not_before_ms <= self._host.clock.now_ms() <= signer.not_after_ms:
+            return  # its clock is off by years
         registry = agent.replica.registry
         node = registry.nodes.get(self._host.name)
         if node is not None and node.latest > agent.author.stamp:
             return  # the mesh knows a later life of this node, and the agent has yet to outlive that one
         entry = registry.entry(InstanceKey(key[0], self._host.name, key[1]))
         if entry is None or entry.record.port != value:
-            self._mesh.chronicle.violate(f"{self._host.name} does not find {key} as {value} after it said so")
+            self._mesh.chronicle.violate(
+                f"{self._host.label} does not find {key} as {value} after it said so"
+            )
 
     def _check_position(self, position: int) -> None:
         """Checks that what a caller is told to be in the stream is there."""
-        message_id = self._mesh.broker.message_ids.get(position, "")
-        if position and f".{self._host.name}." not in message_id:
-            self._mesh.chronicle.violate(f"{self._host.name}'s event is not at {position}: {message_id!r}")
+        taken = self._mesh.broker.message_ids.get(position, ())
+        if position and not any(f".{self._host.name}." in message_id for message_id in taken):
+            self._mesh.chronicle.violate(f"{self._host.label}'s event is not at {position}: {taken}")

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from law import Law
 
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.log.memory import MemoryBroker
 from pmoves_mesh.log.memory_broker import DEDUP_WINDOW_MS
+from pmoves_mesh.log.topology import LEASES
 from pmoves_mesh.ports import Clock
 
 
@@ -62,19 +64,24 @@ class ChronicledBroker(MemoryBroker):
 
     Attributes:
         changed_s: when it last took something that it is to keep.
-        message_ids: of all that it ever took, by position.
+        message_ids: of all that it ever took, by position; one that was lost may be taken again.
     """
 
-    def __init__(self, clock: Clock, chronicle: Chronicle, dedup_window_s: float) -> None:
+    def __init__(self, clock: Clock, chronicle: Chronicle, law: Law, dedup_window_s: float) -> None:
         super().__init__(clock)
         self.chronicle = chronicle
         self._early_ms = DEDUP_WINDOW_MS - int(dedup_window_s * 1000)
         self.changed_s = 0.0
-        self.message_ids: dict[int, str] = {}
+        self.message_ids: dict[int, list[str]] = {}
+        self.law = law
 
     def publish(self, sealed: SealedEvent, ttl_s: int | None) -> int:
+        last = self.bounds().last
         position = super().publish(sealed, ttl_s)
-        self.message_ids[position] = sealed.message_id
+        if position <= last:
+            return position  # taken before
+        self.message_ids.setdefault(position, []).append(sealed.message_id)
+        self.law.take(sealed, position)
         self.chronicle.note(f"stream {position}: {sealed.message_id}{f' for {ttl_s} s' if ttl_s else ''}")
         if ttl_s is None:
             self.changed_s = self.clock.monotonic_s()
@@ -85,6 +92,8 @@ class ChronicledBroker(MemoryBroker):
 
     def put(self, bucket: str, key: str, value: bytes, *, expected: int | None, ttl_s: int | None) -> int:
         revision = super().put(bucket, key, value, expected=expected, ttl_s=ttl_s)
+        if bucket == LEASES:
+            return revision
         # A certificate's key is its fingerprint, which is another one in every run.
         self.chronicle.note(f"bucket {bucket} {revision}: {key if '.' in key else 'certificate'}")
         self.changed_s = self.clock.monotonic_s()
@@ -92,16 +101,14 @@ class ChronicledBroker(MemoryBroker):
 
     def delete(self, bucket: str, key: str, *, expected: int | None) -> None:
         super().delete(bucket, key, expected=expected)
+        if bucket == LEASES:
+            return
         self.chronicle.note(f"bucket {bucket}: {key} deleted")
         self.changed_s = self.clock.monotonic_s()
 
-    def ack(self, position: int) -> None:
-        super().ack(position)
-        self.chronicle.note(f"acknowledged {position}")
-
     def forget(self, part: float, position_max: int) -> None:
         """Forgets a part of the acknowledged events, the oldest, as a stream that is full does."""
-        end = min(position_max, self.floor())
+        end = min(position_max, self.consumer.floor())
         done = [position for position in self._positions if position <= end]
         for position in done[: int(len(done) * part)]:
             del self._messages[position]
@@ -112,4 +119,4 @@ class ChronicledBroker(MemoryBroker):
 
     def is_worked_off(self) -> bool:
         """Returns whether every event was handed out and acknowledged."""
-        return not self._unacked and not self.after(self._delivered, 1)[0]
+        return not self.consumer.unacked and not self.after(self.consumer.delivered, 1)[0]

@@ -42,6 +42,14 @@ class Disk:
         self.snapshot = None
         self.journal = _empty_journal()
 
+    def copy(self) -> Disk:
+        """Returns another disk with the same on it."""
+        other = Disk()
+        other.snapshot = self.snapshot
+        self.journal._opened().backup(other.journal._opened())
+        other.journal._tally = self.journal._tally
+        return other
+
     def save(self, snapshot: StoredSnapshot) -> None:
         """Stands in for `SnapshotFile.save`."""
         self.snapshot = snapshot

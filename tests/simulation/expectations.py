@@ -44,6 +44,12 @@ class Expectations:
             raise
         self.possible.update({key: {value} for key in before})
 
+    def copy(self, host: Host) -> Expectations:
+        """Returns what callers know of a host whose disk is a copy of this one's."""
+        other = Expectations(host, self._chronicle)
+        other.possible.update({key: set(values) for key, values in self.possible.items()})
+        return other
+
     def forget(self) -> None:
         """The disk is lost, and with it all that was registered."""
         self.possible.clear()
@@ -52,4 +58,4 @@ class Expectations:
         """Checks that an instance is what it may be."""
         if value not in self.of(key):
             allowed = sorted(map(str, self.of(key)))
-            self._chronicle.violate(f"{self._host.name} holds {key} as {value}, it may be {allowed}")
+            self._chronicle.violate(f"{self._host.label} holds {key} as {value}, it may be {allowed}")

@@ -1,34 +1,28 @@
-"""A simulated host: one agent made of the real classes, which crashes, stops and starts again.
-
-It mirrors `agent.agent`, which brings in NATS, files and HTTP.
-"""
+"""A simulated host: one agent made of the real classes, which crashes, stops and starts again."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
-from builders import MESH, Identity
+from assembly import Agent, Makings, assembled, loops
+from builders import MESH
 from disk import Disk, SimStore
 from reader import Mesh, Reader
+from trust import ROOTS, Identity, identity, root_fingerprint
 from virtual_time import SimClock
 
-from pmoves_mesh.agent.announcer import Announcer
-from pmoves_mesh.agent.author import Author
-from pmoves_mesh.agent.outbox import Outbox
-from pmoves_mesh.agent.registrations import Registrations
-from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.config import load
-from pmoves_mesh.core.event import Removed
+from pmoves_mesh.core.event import Removed, RootsRotated
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
+from pmoves_mesh.errors import IdentityCloned
 from pmoves_mesh.log.memory import Faults, MemoryClient
-from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.replica import Applied
 from pmoves_mesh.views.materialiser import Materialiser
 
 T = TypeVar("T")
@@ -36,25 +30,6 @@ Held = dict[InstanceKey, tuple[Instance, Stamp]]
 """Instances, and the stamps at which their owner stated them last."""
 
 _LEAVE_S: Final = 1.5
-_OUTBOX_LOADED_MAX: Final = 1_000_000
-
-
-@dataclass(frozen=True)
-class Agent:
-    """One run of the agent, while it lives."""
-
-    reader: Reader
-    store: SimStore
-    author: Author
-    outbox: Outbox
-    saver: Saver
-    registrations: Registrations
-    announcer: Announcer
-    materialiser: Materialiser
-
-    @property
-    def replica(self) -> Replica:
-        return self.reader.replica
 
 
 class Host:
@@ -65,12 +40,24 @@ class Host:
         faults: between it and the broker, in this run and the next ones.
         usual: those that are there even while nothing is wrong.
         is_up: its agent runs, if only to start or to stop.
+        name: of its node; a copied host has the name of the other.
+        label: tells hosts of one name apart.
+        identity: on its disk.
+        roots: of the CAs that its disk names.
+        was_refused: its agent ended because another one with its identity lives.
+        vanished: it is gone for good.
+        was_set_back: it lost its disk, and woke in the past.
     """
 
-    def __init__(self, mesh: Mesh, name: str, identity: Identity, usual: Faults) -> None:
+    def __init__(self, mesh: Mesh, name: str, usual: Faults, *, copied: Host | None = None) -> None:
         self.name: Final = name
-        self.identity: Final = identity
-        self.disk: Final = Disk()
+        self.label: Final = name if copied is None else f"{copied.label}+"
+        self.identity = identity(name) if copied is None else copied.identity
+        self.roots = mesh.law.roots if copied is None else copied.roots
+        self.disk: Final = Disk() if copied is None else copied.disk.copy()
+        self.was_refused = False
+        self.vanished = self.was_set_back = False
+        mesh.law.identities[self.identity.fingerprint] = self.identity
         self.clock: Final = SimClock()
         self.usual: Final = usual
         self.faults: Final = replace(usual)
@@ -82,6 +69,7 @@ class Host:
             Path(__file__).parent,
         )
         self._runs = 0
+        self._successors = 0
         self._cut = 0
         self._client: MemoryClient | None = None
         self._store: SimStore | None = None
@@ -107,14 +95,14 @@ class Host:
     def start(self) -> None:
         """Starts the agent."""
         self._runs += 1
-        self._mesh.chronicle.note(f"{self.name} starts")
+        self._mesh.chronicle.note(f"{self.label} starts")
         self.is_up = True
         self._stopping = asyncio.Event()
-        self._life = asyncio.create_task(self._live(self._life), name=f"{self.name} run {self._runs}")
+        self._life = asyncio.create_task(self._live(self._life), name=f"{self.label} run {self._runs}")
 
     def crash(self, *, disk_lost: bool = False) -> None:
         """Ends the agent in the middle of whatever it does."""
-        self._mesh.chronicle.note(f"{self.name} crashes{' and loses its disk' if disk_lost else ''}")
+        self._mesh.chronicle.note(f"{self.label} crashes{' and loses its disk' if disk_lost else ''}")
         self.is_up, self.agent = False, None
         if self._store is not None:
             self._store.die()
@@ -128,7 +116,7 @@ class Host:
 
     def stop(self) -> None:
         """Has the agent leave the mesh and end, which takes it a moment."""
-        self._mesh.chronicle.note(f"{self.name} stops")
+        self._mesh.chronicle.note(f"{self.label} stops")
         self._stopping.set()
 
     async def stopped(self) -> None:
@@ -139,15 +127,29 @@ class Host:
     def cut(self) -> None:
         """Cuts the host off; it is joined again once every cut was mended."""
         self._cut += 1
-        self._mesh.chronicle.note(f"{self.name} is cut off")
+        self._mesh.chronicle.note(f"{self.label} is cut off")
         if self._client is not None:
             self._client.disconnect()
 
     def mend(self) -> None:
         self._cut -= 1
         if self._cut == 0 and self._client is not None:
-            self._mesh.chronicle.note(f"{self.name} is joined again")
+            self._mesh.chronicle.note(f"{self.label} is joined again")
             self._client.reconnect()
+
+    def lose_connection(self) -> None:
+        """Has the server restart under it: it is connected again at once."""
+        if self._client is not None and self._cut == 0 and self._client.connected:
+            self._client.disconnect()
+            self._client.reconnect()
+
+    def succeed(self, root: int) -> Identity:
+        """Gives it another identity of its node, on its disk, and returns that."""
+        self._successors += 1
+        self.identity = identity(self.name, root, self._successors)
+        self._mesh.law.identities[self.identity.fingerprint] = self.identity
+        self._mesh.chronicle.note(f"{self.label} has its identity no. {self._successors}, under CA {root}")
+        return self.identity
 
     def heal(self) -> None:
         """Has nothing go wrong any more between it and the broker, nor with its disk."""
@@ -160,7 +162,7 @@ class Host:
 
     def stall(self, seconds: float) -> None:
         """Has the materialiser drop its work, and do none for a while."""
-        self._mesh.chronicle.note(f"{self.name} materialises nothing for {seconds:.1f} s")
+        self._mesh.chronicle.note(f"{self.label} materialises nothing for {seconds:.1f} s")
         self._stalled_until_s = self.clock.monotonic_s() + seconds
         if self._materialising is not None:
             self._materialising.cancel()
@@ -183,15 +185,10 @@ class Host:
         if before is not None:
             await asyncio.wait((before,))
         try:
-            agent = await self._assembled()
+            makings = self._makings()
+            agent = await assembled(makings)
             self.agent = agent
-            works = (
-                agent.reader.follow(self.identity),
-                agent.saver.run(),
-                agent.reader.once_joined(agent.outbox.run),
-                agent.reader.once_joined(partial(self._materialise, agent.materialiser)),
-                self._watch(agent),
-            )
+            works = (*loops(agent, makings, lambda: self.identity), self._watch(agent))
             tasks += [asyncio.create_task(work) for work in works]
             announcing = asyncio.create_task(agent.announcer.run())
             stopping = asyncio.create_task(self._stopping.wait())
@@ -200,6 +197,8 @@ class Host:
             if self._stopping.is_set():
                 announcing.cancel()
                 await self._leave(agent)
+        except Exception as error:  # noqa: BLE001 - whatever it is, an agent must not end by it
+            self._violate(f"ended by itself: {error!r}")
         finally:
             self.agent = None
             calls = [*self._calls]
@@ -208,42 +207,36 @@ class Host:
             await asyncio.gather(*calls, *tasks, return_exceptions=True)
             for task in tasks:
                 if not task.cancelled() and (error := task.exception()) is not None:
-                    self._violate(f"ended by itself: {error!r}")
+                    self._ended_by(error)
             if self.is_up and self._store is not None:
                 await self._store.end()
-            self._mesh.chronicle.note(f"{self.name} is down")
+            self._mesh.chronicle.note(f"{self.label} is down")
             self.is_up = False
 
-    async def _assembled(self) -> Agent:
-        """Builds the agent; mirrors `agent._assemble`."""
-        rng = random.Random(f"{self._mesh.seed} {self.name} {self._runs}")
-        reader = Reader(self._mesh, self.clock, rng, self.faults)
+    def _ended_by(self, error: BaseException) -> None:
+        if isinstance(error, IdentityCloned) and self.name in self._mesh.law.cloned:
+            self._mesh.chronicle.note(f"{self.label} ends: {error}")
+            self.was_refused = True
+        else:
+            self._violate(f"ended by itself: {error!r}")
+
+    def _makings(self) -> Makings:
+        rng = random.Random(f"{self._mesh.seed} {self.label} {self._runs}")
+        reader = Reader(self._mesh, self.clock, rng, self.faults, self.roots)
         self._client = reader.client
         if self._cut:
             reader.client.disconnect()
-        store = self._store = SimStore(self.disk, rng)
-        replica, log, clock = reader.replica, reader.log, self.clock
-        replica.verifier.trust.admit(self.identity.der)
-        saver = Saver(MESH, replica, store, clock)
-        await saver.load()
-        outbox = Outbox(store, log, clock)
-        for entry in await store.outbox(_OUTBOX_LOADED_MAX):
-            replica.apply_own(entry.sealed)
-            outbox.put(entry)
-        author = Author(self.name, self.identity, store, replica, outbox, clock)
-        await author.begin()
-        host = f"{self.name}.example"
-        registrations = Registrations(author, replica, log, clock, host=host, mode="docked")
-        registrations.restore(await store.registrations())
-        return Agent(
+        self._store = SimStore(self.disk, rng)
+        return Makings(
+            mesh=self._mesh,
+            config=self._config,
+            label=self.label,
+            identity=self.identity,
+            clock=self.clock,
+            rng=rng,
             reader=reader,
-            store=store,
-            author=author,
-            outbox=outbox,
-            saver=saver,
-            registrations=registrations,
-            announcer=Announcer(self._config, author, registrations, replica, log, clock),
-            materialiser=Materialiser(reader.queue, reader.bucket, replica, clock),
+            store=self._store,
+            materialise=self._materialise,
         )
 
     async def _leave(self, agent: Agent) -> None:
@@ -254,7 +247,8 @@ class Host:
                 await agent.outbox.drained(_LEAVE_S)
             await agent.saver.save()
         except TimeoutError:
-            self._mesh.chronicle.note(f"{self.name} left without the log's word")
+            self._mesh.chronicle.note(f"{self.label} left without the log's word")
+        await agent.lease.release()
 
     async def _materialise(self, materialiser: Materialiser) -> None:
         """Runs the materialiser for ever, but for stalls."""
@@ -272,17 +266,22 @@ class Host:
         """Sees to it that the replica never goes back: not its position, and not what it says of a key."""
         reached = 0
         latest: dict[InstanceKey, Stamp] = {}
+        law = self._mesh.law
 
         def look() -> None:
             nonlocal reached
             position = agent.replica.position
-            if position < reached:
+            if position < reached and not law.begun_anew:
                 self._violate(f"went back from {reached} to {position}")
             reached = position
 
         def notice(applied: Applied) -> None:
             asyncio.get_running_loop().call_soon(look)
             event = applied.verified.event
+            if isinstance(event, RootsRotated):
+                self._keep_roots(agent)
+            if law.begun_anew or event.node in law.cloned:
+                latest.clear()  # of hosts with one identity, each says what it knows
             if isinstance(event, Removed):
                 latest[event.key] = max(event.stamp, latest.get(event.key, event.stamp))
             for key in applied.change.instances:
@@ -293,8 +292,14 @@ class Host:
                     latest[key] = entry.stamp
 
         await agent.replica.wait_current(1e9)
+        self._keep_roots(agent)
         with agent.replica.subscribed(notice):
             await asyncio.Event().wait()
 
+    def _keep_roots(self, agent: Agent) -> None:
+        """Writes down which CAs hold; mirrors `RootsKeeper`."""
+        known = agent.replica.verifier.trust.root_fingerprints
+        self.roots = tuple(root for root in range(ROOTS) if root_fingerprint(root) in known)
+
     def _violate(self, what: str) -> None:
-        self._mesh.chronicle.violate(f"{self.name} {what}")
+        self._mesh.chronicle.violate(f"{self.label} {what}")

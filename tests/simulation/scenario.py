@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
 from callers import Caller
 from chronicle import Chronicle, ChronicledBroker
 from expectations import Expectations
 from host import Host
+from law import Law
 from nemesis import Nemesis
 from reader import Mesh
-from trust import identity
-from verdict import check
+from verdict import are_seen_gone, check
 from virtual_time import SimClock, ended, run
 
+from pmoves_mesh.agent import author, lease
 from pmoves_mesh.log.memory import Faults
 
-_NAMES: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+_GREEK: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
+_NAMES: Final = (*_GREEK, *(f"{name}-{number}" for number in (2, 3) for name in _GREEK))
+_LARGE_IN: Final = 50
 _CALLERS_PER_HOST: Final = 2
 _POLL_S: Final = 0.5
 _REST_MAX_S: Final = 900.0
@@ -35,29 +40,41 @@ class Scenario:
 
     def play(self) -> Chronicle:
         """Plays it in virtual time, and returns what happened."""
-        with self.chronicle.taking_logs():
+        with self.chronicle.taking_logs(), chance_from(self._seed):
             run(self._play())
         return self.chronicle
 
     async def _play(self) -> None:
-        rng = self._rng
-        broker = ChronicledBroker(SimClock(), self.chronicle, dedup_window_s=rng.choice((2, 20, 120)))
-        mesh = Mesh(self._seed, broker, self.chronicle, announce_s=rng.choice((2, 5)))
+        rng, law, clock = self._rng, Law(), SimClock()
+        is_large = rng.randrange(_LARGE_IN) == 0
+        broker = ChronicledBroker(clock, self.chronicle, law, dedup_window_s=rng.choice((2, 20, 120)))
+        mesh = Mesh(
+            seed=self._seed,
+            broker=broker,
+            chronicle=self.chronicle,
+            announce_s=rng.choice((2, 5)),
+            lease_ttl_s=rng.choice((3, 10)),
+            deregister_after_s=rng.choice((1, 10, 30)),
+            accept_unsigned=rng.random() < 0.5,
+            hasty=rng.choice((0, 0, 0.05)),
+            law=law,
+        )
         usual = Faults(delay_max_s=rng.choice((0, 0.005, 0.05)), reorder=rng.choice((0, 0.3)))
-        names = _NAMES[: rng.randint(2, len(_NAMES))]
-        hosts = [Host(mesh, name, identity(name), usual) for name in names]
-        expectations = {host.name: Expectations(host, self.chronicle) for host in hosts}
+        names = _NAMES if is_large else _NAMES[: rng.randint(2, len(_GREEK))]
+        hosts = [Host(mesh, name, usual) for name in names]
+        expectations = {host.label: Expectations(host, self.chronicle) for host in hosts}
         nemesis = Nemesis(mesh, hosts, expectations)
         self.chronicle.note(f"{len(hosts)} hosts; {', '.join(nemesis.kinds)}")
         callers = [
-            Caller(mesh, host, expectations[host.name], number)
+            Caller(mesh, host, expectations[host.label], number)
             for host in hosts
-            for number in range(_CALLERS_PER_HOST)
+            for number in range(1 if is_large else _CALLERS_PER_HOST)
         ]
+        duration_s = rng.uniform(10, 20) if is_large else rng.uniform(20, 60)
         try:
             for host in hosts:
                 host.start()
-            await _for_a_while(rng.uniform(30, 90), [nemesis.run(), *(caller.run() for caller in callers)])
+            await _for_a_while(duration_s, [nemesis.run(), *(caller.run() for caller in callers)])
             await nemesis.heal()
             await nemesis.harm_once_more()
             await self._rest(mesh, hosts)
@@ -76,12 +93,28 @@ class Scenario:
             clock.monotonic_s() - mesh.broker.changed_s > quiet_s
             and mesh.broker.is_worked_off()
             and all(map(_rests, hosts))
+            and are_seen_gone(hosts)
         ):
             if clock.monotonic_s() > deadline_s:
                 self.chronicle.violate(f"no rest within {_REST_MAX_S:.0f} s")
                 return
             await clock.sleep(_POLL_S)
         self.chronicle.note("all is quiet")
+
+
+@contextmanager
+def chance_from(seed: int) -> Iterator[None]:
+    """Has what the agents leave to chance come from the seed as well."""
+    rng = random.Random(f"{seed} chance")
+    before = lease.secrets, lease._random
+    known = SimpleNamespace(token_hex=lambda count: rng.randbytes(count).hex(), randbelow=rng.randrange)
+    vars(lease).update(secrets=known, _random=rng)
+    vars(author).update(secrets=known)
+    try:
+        yield
+    finally:
+        vars(lease).update(secrets=before[0], _random=before[1])
+        vars(author).update(secrets=before[0])
 
 
 def _rests(host: Host) -> bool:

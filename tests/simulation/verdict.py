@@ -10,9 +10,11 @@ from typing import Any, Final
 from expectations import Expectations
 from host import Held, Host
 from reader import Mesh, Reader
-from trust import SimTrust
+from trust import SimTrust, number_of
 from virtual_time import SimClock, ended
 
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.rebuild import rebuild
@@ -22,9 +24,11 @@ _CURRENT_S: Final = 60.0
 
 async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Expectations]) -> None:
     """Looks for broken promises, and tells the chronicle of them."""
+    _check_copies(mesh, hosts)
     for host in hosts:
-        _check_owner(mesh, host, expectations[host.name])
-    replicas = {host.name: host.agent.replica for host in hosts if host.agent is not None}
+        if not host.was_refused:
+            _check_owner(mesh, host, expectations[host.label])
+    replicas = {host.label: host.agent.replica for host in hosts if host.agent is not None}
     replicas["a replica booted from the bucket"] = await _fresh(mesh, from_bucket=True)
     if "age" not in mesh.chronicle.happened:
         replicas["a replay of the stream"] = await _fresh(mesh, from_bucket=False)
@@ -36,6 +40,34 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
     await _check_bucket(mesh)
 
 
+def are_seen_gone(hosts: Sequence[Host]) -> bool:
+    """Returns whether everybody knows of the hosts that vanished, and of what went with them."""
+    return not any(
+        _is_listed_of(host.agent.replica, gone.name)
+        and host.agent.replica.registry.nodes[gone.name].status != "left"
+        for host in hosts
+        if host.agent is not None
+        for gone in hosts
+        if gone.vanished
+    )
+
+
+def _is_listed_of(replica: Replica, name: str) -> bool:
+    """Returns whether a node is held for alive, or one of its instances is listed."""
+    node = replica.registry.nodes.get(name)
+    if node is None:
+        return False
+    return node.status == "alive" or any(map(replica.registry.is_listed, node.entries.values()))
+
+
+def _check_copies(mesh: Mesh, hosts: Sequence[Host]) -> None:
+    """Checks that of all hosts with one identity one runs."""
+    for name in sorted(mesh.law.cloned):
+        running = [host.label for host in hosts if host.name == name and host.is_up]
+        if len(running) != 1:
+            mesh.chronicle.violate(f"of the hosts with the identity of {name}, these run: {running}")
+
+
 def _check_owner(mesh: Mesh, host: Host, expectations: Expectations) -> None:
     """Checks that a host holds what its callers were told, in memory as on its disk."""
     stored = host.stored()
@@ -45,29 +77,62 @@ def _check_owner(mesh: Mesh, host: Host, expectations: Expectations) -> None:
     if host.agent is not None:
         held = {key: (one.record, one.stamp) for key, one in host.agent.registrations.held.items()}
         if held != stored:
-            mesh.chronicle.violate(f"{host.name} holds {_difference(held, stored)} (memory, disk)")
+            mesh.chronicle.violate(f"{host.label} holds {_difference(held, stored)} (memory, disk)")
 
 
 def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host]) -> None:
     """Checks that a replica holds what the owners hold, and that clients find what runs."""
-    if replica.verifier.rejected:
-        mesh.chronicle.violate(f"{name} rejected {list(replica.verifier.rejections)}")
-    registry = replica.registry
-    owned = Held()
+    law, registry = mesh.law, replica.registry
+    for one in replica.verifier.rejections:
+        unsigned = one.reason == "unsigned" and not mesh.accept_unsigned
+        unknown = one.reason == "untrusted_issuer" and name in law.rejoined
+        if one.position not in law.refusable and not unsigned and not unknown:
+            mesh.chronicle.violate(f"{name} rejected {one}")
+    owned, running, gone = Held(), set[InstanceKey](), set[InstanceKey]()
     for host in hosts:
-        owned |= host.stored()
+        if host.was_refused:
+            continue
         status = registry.nodes[host.name].status if host.name in registry.nodes else "unknown"
-        if status != ("alive" if host.is_up else "left"):
+        if host.vanished:
+            gone |= {key for key in host.stored() if status == "left"}
+            wrong = status == "alive"
+        else:
+            owned |= host.stored()
+            wrong = status != ("alive" if host.is_up else "left")
+            running |= set(host.stored()) if host.is_up else set()
+            gone |= set() if host.is_up else law.expired & set(host.stored())
+        if wrong:
             mesh.chronicle.violate(f"{name} takes {host.name} for {status}")
-    listed = {
-        entry.key: (entry.record, entry.stamp) for entry in registry.entries() if registry.is_listed(entry)
-    }
-    if listed != owned:
-        mesh.chronicle.violate(f"{name} lists {_difference(listed, owned)} (replica, owner)")
-    found = {entry.key for entry in registry.entries() if registry.is_discoverable(entry)}
-    running = {key for host in hosts if host.is_up for key in host.stored()}
-    if found != running:
-        mesh.chronicle.violate(f"{name} does not discover as it should {sorted(found ^ running)}")
+    _check_listed(mesh, name, registry, owned, gone)
+    signed = {entry.key for entry in registry.entries() if entry.verified}
+    found = {key for key in signed if registry.is_discoverable(registry.nodes[key.node].entries[key])}
+    wanted = {key for key in running if not law.is_evicted(key)}
+    if found != wanted:
+        mesh.chronicle.violate(f"{name} does not discover as it should {sorted(found ^ wanted)}")
+
+
+def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, optional: set[InstanceKey]) -> None:
+    """Checks that what is listed is what the owners hold and no operator evicted, and nothing else."""
+    law = mesh.law
+    entries = [entry for entry in registry.entries() if registry.is_listed(entry)]
+    listed = {entry.key: (entry.record, entry.stamp) for entry in entries if entry.verified}
+    wanted = {key: held for key, held in owned.items() if not law.is_evicted(key)}
+    for key in optional:
+        listed.pop(key, None)
+        wanted.pop(key, None)
+    if listed != wanted:
+        mesh.chronicle.violate(f"{name} lists {_difference(listed, wanted)} (replica, owner)")
+    if disowned := [entry.key for entry in entries if entry.fingerprint in law.revoked]:
+        mesh.chronicle.violate(f"{name} lists what revoked certificates signed: {disowned}")
+    signing = {node.name for node in registry.nodes.values() if node.latest.incarnation > 0}
+    unsigned = {entry.key for entry in entries if not entry.verified}
+    said = {key for key, there in law.unsigned.items() if there and not law.is_evicted(key)}
+    plain = {key for key in said if key.node not in signing} if mesh.accept_unsigned else set()
+    if unsigned != plain and not law.begun_anew:
+        mesh.chronicle.violate(f"{name} lists of those who do not sign {sorted(unsigned ^ plain)}")
+    roots = registry.roots.certificates
+    if roots and tuple(map(number_of, roots)) != law.roots and not law.begun_anew:
+        mesh.chronicle.violate(f"{name} believes other CAs")
 
 
 def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
@@ -78,16 +143,28 @@ def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
 
 
 async def _check_bucket(mesh: Mesh) -> None:
-    """Checks that the bucket is what the stream gives."""
+    """Checks that the bucket is what the stream gives.
+
+    Of hosts with one identity each lists what it knows, and what a manifest leaves out and a later one
+    lists again at its old stamp is known to the bucket alone; so what is said of those is left out.
+    """
     reader = Reader(mesh, SimClock(), random.Random(mesh.seed))
-    verifier = Verifier(SimTrust(), reader.identities, SimClock())
-    rebuilt = await rebuild(reader.log, reader.bucket, verifier, SimClock())
-    if rebuilt.written or rebuilt.deleted:
-        mesh.chronicle.violate(f"the bucket is not what the stream gives: {rebuilt}")
+    verifier = Verifier(
+        SimTrust(mesh.law.roots), reader.identities, SimClock(), accept_unsigned=mesh.accept_unsigned
+    )
+    before = {entry.key: entry.value async for entry in reader.bucket.load()}
+    await rebuild(reader.log, reader.bucket, verifier, SimClock())
+    after = {entry.key: entry.value async for entry in reader.bucket.load()}
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
+    if wrong:
+        mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
 
 async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
     reader = Reader(mesh, SimClock(), random.Random(mesh.seed))
+    if not from_bucket:
+        await reader.replica.verifier.learn_roots(reader.bucket)
     task = asyncio.create_task(reader.follow() if from_bucket else reader.replica.run())
     if not await reader.replica.wait_current(_CURRENT_S):
         mesh.chronicle.violate("a fresh replica does not become current")

@@ -1,0 +1,91 @@
+"""What holds in a mesh by the words that reached its stream, as somebody sees who reads them there.
+
+It shares no code with the projection: it is what the verdict is measured by. It sees each event at
+the moment at which the broker takes it, and remembers no more than who may say what, and who did.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from trust import Identity, number_of
+
+from pmoves_mesh.core import envelope
+from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.core.model import InstanceKey
+
+HOSTILE: Final = "hostile."
+"""How the ids of messages begin that nobody may believe."""
+
+
+class Law:
+    """The decrees, and the statements of those who do not sign.
+
+    Attributes:
+        roots: the CAs that hold, the issuing one first, by their numbers.
+        believed: that ever held.
+        retired: those that no longer do, and since which position.
+        revoked: fingerprints of revoked certificates, and since which position.
+        identities: everybody who ever signed, by fingerprint.
+        unsigned: the instances of nodes that do not sign, and whether each is there.
+        expired: what a witness ever removed.
+        cloned: nodes whose identity was copied.
+        refusable: positions at which replicas may refuse an event.
+        rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones.
+        begun_anew: the stream was made anew or restored, so what only it remembered may be forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.roots: tuple[int, ...] = (0,)
+        self.retired: dict[int, int] = {}
+        self.revoked: dict[str, int] = {}
+        self.identities: dict[str, Identity] = {}
+        self.unsigned: dict[InstanceKey, bool] = {}
+        self.expired: set[InstanceKey] = set()
+        self.cloned: set[str] = set()
+        self.refusable: set[int] = set()
+        self.rejoined: set[str] = set()
+        self.begun_anew = False
+        self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}
+
+    def is_evicted(self, key: InstanceKey) -> bool:
+        """Returns whether the latest word about an instance, or about its service there, evicts it."""
+        words = [self._evictions.get((key.service, key.node, one), (0, False)) for one in (key.id, None)]
+        return max(words)[1]
+
+    def holds(self, identity: Identity) -> bool:
+        """Returns whether anybody believes what an identity signs now."""
+        return identity.fingerprint not in self.revoked and identity.root in self.roots
+
+    def take(self, sealed: SealedEvent, position: int) -> None:
+        """Takes in an event that the stream has just taken."""
+        signer = self.identities.get(envelope.signer_of(sealed) or "")
+        hostile = sealed.message_id.startswith(HOSTILE)
+        if hostile or (signer is not None and not self.holds(signer)):
+            self.refusable.add(position)
+            return
+        body = msgspec.json.decode(sealed.payload, type=dict[str, Any])
+        if signer is None:
+            self._take_unsigned(sealed.subject, body)
+            return
+        match sealed.subject:
+            case "service.registry.evicted":
+                key = (body["service"], body["node"], body.get("id"))
+                self._evictions[key] = position, not body["lifted"]
+            case "service.registry.expired":
+                self.expired.add(InstanceKey(body["service"], body["node"], body["id"]))
+            case "mesh.trust.revoked.v1":
+                for fingerprint in body["fingerprints"]:
+                    self.revoked.setdefault(fingerprint, position)
+            case "mesh.trust.rotated.v1":
+                self.roots = tuple(map(number_of, body["roots"]))
+                self.retired = {
+                    number_of(one["certificate"]): one["position"] or position for one in body["retired"]
+                }
+
+    def _take_unsigned(self, subject: str, body: dict[str, Any]) -> None:
+        if "data" in body:
+            data = body["data"]
+            key = InstanceKey(data["name"], data["node"], str(data["port"]))
+            self.unsigned[key] = subject == "service.registry.registered"
