@@ -156,6 +156,8 @@ class Announcer:
         A while after this run began, or outranked another life, the bucket is asked too: which of the
         words of two lives each replica keeps, and the bucket, depends on when they heard them.
         """
+        if not self._is_believed():
+            return  # it would say the same again and again, and nobody would take it
         node = self._replica.registry.nodes.get(self._author.node)
         said = (node.latest, node.lost, *node.expired.values()) if node is not None else (NEVER,)
         if (known := max(said)) > self._author.stamp:
@@ -169,6 +171,15 @@ class Announcer:
             lacking = kept is not None and kept.get(key) != stamp
             if held.durable.is_set() and (lacking or not self._is_known(key, stamp)):
                 await self._registrations.state(held.record, InstanceUpdated)
+
+    def _is_believed(self) -> bool:
+        """Returns whether the mesh believes what this node signs now."""
+        fingerprint = self._author.identity.fingerprint
+        trust = self._replica.verifier.trust
+        signer = trust.signer(fingerprint)
+        if fingerprint in self._replica.registry.revoked:
+            return False
+        return signer is not None and trust.holds(signer.root, 0)
 
     async def _kept(self) -> dict[InstanceKey, Stamp] | None:
         """Returns what the bucket keeps of this node, once after there was reason to doubt it; else None."""
@@ -193,9 +204,8 @@ class Announcer:
             # The stream has what was said after it: so it was refused there, as what an identity signed
             # in its time is that arrives too late.
             return False
-        revoked = self._replica.registry.revoked
         # What an earlier identity of this node signed is worth nothing once that was revoked.
-        return entry.fingerprint not in revoked or self._author.identity.fingerprint in revoked
+        return entry.fingerprint not in self._replica.registry.revoked
 
     async def _repeat(self) -> None:
         # A repetition that is in the stream before what it repeats would count as the first copy.
