@@ -15,7 +15,7 @@ from pmoves_mesh.core import envelope, projection, records
 from pmoves_mesh.core.change import Change, Outcome
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import Event
-from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import CertificateRevoked, LogUnavailable, RemoteProtocolError, ReplicaBehindError
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
@@ -191,6 +191,19 @@ class Replica:
             node.gaps = 0
         self.registry = registry
         return len(held)
+
+    async def kept(self, node: str) -> dict[InstanceKey, Stamp]:
+        """Returns the instances of a node that the registry bucket holds, each at its stamp.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        found = {}
+        async for entry in self._bucket.load(f"service.*.{node}.*"):
+            key, record = records.parse_instance_key(entry.key), records.readable(entry.value)
+            if key is not None and record is not None:
+                found[key] = record.stamp
+        return found
 
     async def _take(self, batch: TailBatch) -> None:
         for index, message in enumerate(batch.messages):

@@ -24,7 +24,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.errors import CapacityError, LogError, StoreError
+from pmoves_mesh.errors import CapacityError, LogError, LogUnavailable, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Applied, Replica
 
@@ -34,6 +34,9 @@ _SERVICES_SHOWN_MAX: Final = 1000
 _START_S: Final = 2.0
 _MANIFEST_BYTES_MAX: Final = 160 * 1024
 _PAUSE_S: Final = 0.5
+
+_SETTLED_S: Final = 5.0
+"""So long after this run began, or outranked another life of this node, the bucket is asked once."""
 
 
 class Announcer:
@@ -61,6 +64,7 @@ class Announcer:
         self._latest: NodeAnnounced | None = None
         self._said: asyncio.Future[int] | None = None
         self._repeats = 0
+        self._unsure_since_s: float | None = clock.monotonic_s()
         self._contradicted = asyncio.Event()
 
     async def announce(self) -> asyncio.Future[int]:
@@ -147,16 +151,47 @@ class Announcer:
         return self._config.announce_s * max(1.0, math.log2(max(1, len(self._replica.registry.nodes))))
 
     async def _reconcile(self) -> None:
-        """States again what the stream no longer knows of this node, under a later incarnation if need be."""
+        """States again what the stream no longer knows of this node, under a later incarnation if need be.
+
+        A while after this run began, or outranked another life, the bucket is asked too: which of the
+        words of two lives each replica keeps, and the bucket, depends on when they heard them.
+        """
+        if not self._is_believed():
+            return  # it would say the same again and again, and nobody would take it
         node = self._replica.registry.nodes.get(self._author.node)
         said = (node.latest, node.lost, *node.expired.values()) if node is not None else (NEVER,)
         if (known := max(said)) > self._author.stamp:
             _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
             await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()
+            self._unsure_since_s = self._clock.monotonic_s()
+        kept = await self._kept()
         for key, held in tuple(self._registrations.held.items()):
-            if held.durable.is_set() and not self._is_known(key, held.stamp):
+            stamp = held.stamp
+            lacking = kept is not None and kept.get(key) != stamp
+            if held.durable.is_set() and (lacking or not self._is_known(key, stamp)):
                 await self._registrations.state(held.record, InstanceUpdated)
+
+    def _is_believed(self) -> bool:
+        """Returns whether the mesh believes what this node signs now."""
+        fingerprint = self._author.identity.fingerprint
+        trust = self._replica.verifier.trust
+        signer = trust.signer(fingerprint)
+        if fingerprint in self._replica.registry.revoked:
+            return False
+        return signer is not None and trust.holds(signer.root, 0)
+
+    async def _kept(self) -> dict[InstanceKey, Stamp] | None:
+        """Returns what the bucket keeps of this node, once after there was reason to doubt it; else None."""
+        since_s = self._unsure_since_s
+        if since_s is None or self._clock.monotonic_s() - since_s < _SETTLED_S:
+            return None
+        try:
+            kept = await self._replica.kept(self._author.node)
+        except LogUnavailable:
+            return None
+        self._unsure_since_s = None
+        return kept
 
     def _is_known(self, key: InstanceKey, stamp: Stamp) -> bool:
         """Returns whether the mesh holds an instance as this node stated it last, and believes it."""
@@ -169,9 +204,8 @@ class Announcer:
             # The stream has what was said after it: so it was refused there, as what an identity signed
             # in its time is that arrives too late.
             return False
-        revoked = self._replica.registry.revoked
         # What an earlier identity of this node signed is worth nothing once that was revoked.
-        return entry.fingerprint not in revoked or self._author.identity.fingerprint in revoked
+        return entry.fingerprint not in self._replica.registry.revoked
 
     async def _repeat(self) -> None:
         # A repetition that is in the stream before what it repeats would count as the first copy.

@@ -58,6 +58,10 @@ class Law:
         """Returns whether anybody believes what an identity signs now."""
         return identity.fingerprint not in self.revoked and identity.root in self.roots
 
+    def is_disowned(self, name: str) -> bool:
+        """Returns whether a certificate of a node was ever revoked."""
+        return any(self.identities[one].name == name for one in self.revoked if one in self.identities)
+
     def take(self, sealed: SealedEvent, position: int) -> None:
         """Takes in an event that the stream has just taken."""
         signer = self.identities.get(envelope.signer_of(sealed) or "")

@@ -77,7 +77,8 @@ class Operators:
     async def admit(self, host: Host) -> None:
         """Lets a host whose identity is not believed join again; mirrors `pmoves-mesh join`."""
         law = self._mesh.law
-        if law.holds(host.identity) and set(law.roots) <= set(host.roots):
+        speaks = host.identity if host.agent is None else host.agent.author.identity
+        if law.holds(host.identity) and law.holds(speaks) and set(law.roots) <= set(host.roots):
             return
         was_up = host.is_up
         if was_up:

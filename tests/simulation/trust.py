@@ -31,6 +31,7 @@ _YEAR: Final = dt.timedelta(days=365)
 class Identity:
     """Who a host is: can sign."""
 
+    name: str
     issued: IssuedIdentity
     root: int
 
@@ -94,7 +95,7 @@ def root_fingerprint(root: int) -> str:
 def identity(name: str, root: int = 0, _number: int = 0, kind: SignerKind = "node") -> Identity:
     """Returns who a host is, in every simulation: each of its identities under a CA has a number."""
     issued = authority(root).identity(name, kind, admit=False, end=END + _YEAR / 2)
-    return Identity(issued, root)
+    return Identity(name, issued, root)
 
 
 @cache

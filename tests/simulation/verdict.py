@@ -13,7 +13,10 @@ from reader import Mesh, Reader
 from trust import SimTrust, number_of
 from virtual_time import SimClock, ended
 
+from pmoves_mesh.core import records
+from pmoves_mesh.core.event import InstanceExpired
 from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
@@ -100,7 +103,10 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
             owned |= host.stored()
             wrong = status != ("alive" if host.is_up else "left")
             running |= set(host.stored()) if host.is_up else set()
-            gone |= set() if host.is_up else law.expired & set(host.stored())
+        if not host.is_up and not host.vanished:
+            # It has left: nobody takes back what a witness removed, nor states anew what is disowned.
+            stored = set(host.stored())
+            gone |= stored if law.is_disowned(host.name) else law.expired & stored
         if wrong:
             mesh.chronicle.violate(f"{name} takes {host.name} for {status}")
     _check_listed(mesh, name, registry, owned, gone)
@@ -145,6 +151,7 @@ def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
 async def _check_bucket(mesh: Mesh) -> None:
     """Checks that the bucket is what the stream gives.
 
+    An expiry that was written late, after the node had taken it back, keeps what it ended; that is as good.
     Of hosts with one identity each lists what it knows, and what a manifest leaves out and a later one
     lists again at its old stamp is known to the bucket alone; so what is said of those is left out.
     """
@@ -155,10 +162,15 @@ async def _check_bucket(mesh: Mesh) -> None:
     before = {entry.key: entry.value async for entry in reader.bucket.load()}
     await rebuild(reader.log, reader.bucket, verifier, SimClock())
     after = {entry.key: entry.value async for entry in reader.bucket.load()}
-    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    changed = [key for key in {**before, **after} if _held(before.get(key)) != _held(after.get(key))]
     wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
+
+
+def _held(value: bytes | None) -> Record | None:
+    record = None if value is None else records.decode(value)
+    return record.ended if record is not None and record.subject == InstanceExpired.subject else record
 
 
 async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
