@@ -22,6 +22,7 @@ from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.http_probe import HttpProbe
 from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.link import Link
+from pmoves_mesh.agent.liveness import watching
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.prober import Prober
@@ -183,13 +184,16 @@ async def _assemble(
         ttl_s=config.lease_ttl_s,
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,
+        connection=lambda: connection.id,
     )
     leases = NatsBucket(connection, topology.LEASES)
     lease = LeaseKeeper(tenant, replica.verifier, leases, clock, clones.note)
+    joined = (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)
+    watches = watching(ground, lease, author, replica, voice.log)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, prober.run, watch.run, clones.run, *custody.loops),
-        *map(link.once_joined, (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)),
+        *map(link.once_joined, (*joined, *watches)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
 
