@@ -109,6 +109,11 @@ class LeaseKeeper:
         return self._tenant.ttl_s
 
     @property
+    def connection(self) -> str:
+        """The connection to the server that there is now; empty if there is none."""
+        return self._tenant.connection()
+
+    @property
     def last_refresh_s(self) -> float | None:
         """Seconds since the lease was last written; None if it never was."""
         return None if self._refreshed_s is None else self._clock.monotonic_s() - self._refreshed_s

@@ -47,14 +47,7 @@ def watching(
     witness = Witness(author, replica, log, leases, keeper, clock)
     endings = NatsEndings(connection, config.node, disconnects(config.mesh) if config.mesh_tls else ())
     suspicions = Suspicions(witness, NatsMarkers(connection), endings, clock)
-    sweeper = Sweeper(
-        witness,
-        replica,
-        leases,
-        clock,
-        announce_s=config.announce_s,
-        connection=lambda: connection.id,
-    )
+    sweeper = Sweeper(witness, replica, leases, clock, announce_s=config.announce_s)
 
     async def remember() -> None:
         with replica.subscribed(witness.note):

@@ -107,14 +107,12 @@ class Suspicions:
         witness, node = self._witness, ending.node
         if node not in witness.signing() or (rank := witness.rank(node)) >= FOLLOWERS_MAX:
             return
+        cut_off = partial(witness.is_cut_off, node, ending.connection)
         try:
             await self._clock.sleep(max(0.0, BROKEN_S - ending.ended_s) + rank * TURN_S)
-            suspicion = Suspicion(
-                node=node,
-                reason="its connection ended",
-                gone=partial(witness.is_cut_off, node, ending.connection),
-            )
-            await witness.follow(suspicion)
+            if await cut_off():
+                gone = partial(cut_off, seen=True)
+                await witness.follow(Suspicion(node=node, reason="its connection ended", gone=gone))
         except LogError as error:
             _log.debug("an ended connection is not followed up", node=node, detail=str(error))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -42,25 +42,16 @@ class Sweeper:
         leases: of all nodes.
         clock: the time.
         announce_s: between announcements, in the smallest mesh.
-        connection: gives this node's connection; another one after each loss.
     """
 
     def __init__(
-        self,
-        witness: Witness,
-        replica: Replica,
-        leases: Bucket,
-        clock: Clock,
-        *,
-        announce_s: float,
-        connection: Callable[[], str],
+        self, witness: Witness, replica: Replica, leases: Bucket, clock: Clock, *, announce_s: float
     ) -> None:
         self._witness = witness
         self._replica = replica
         self._leases = leases
         self._clock = clock
         self._announce_s = announce_s
-        self._connection = connection
         self._swept_over = ""
         self._absent = Spells()
         self._silent = Spells()
@@ -80,7 +71,7 @@ class Sweeper:
                 _log.debug("not swept", detail=str(error))
 
     async def _sweep(self) -> None:
-        connection = self._connection()
+        connection = self._witness.connection
         if connection != self._swept_over:
             self._forget()
         self._swept_over = connection
@@ -95,6 +86,8 @@ class Sweeper:
         """Gives everybody all the time once more: what was seen before an outage says nothing after it."""
         self._absent.clear()
         self._silent.clear()
+        self._to_look_at.clear()
+        self._look_at_s = self._clock.monotonic_s() + self._witness.ttl_s / _TICKS_PER_TTL
 
     # Nodes that have no lease
 

@@ -87,6 +87,11 @@ class Witness:
         return self._keeper.ttl_s
 
     @property
+    def connection(self) -> str:
+        """This node's connection; what was seen over one says nothing over the next."""
+        return self._keeper.connection
+
+    @property
     def may_judge(self) -> bool:
         """Whether this node is itself where it would have to be to know better than the others."""
         return self._log.connected and self._keeper.is_steady
@@ -128,14 +133,19 @@ class Witness:
         """
         return await self._leases.get(node) is None
 
-    async def is_cut_off(self, node: str, connection: str) -> bool:
+    async def is_cut_off(self, node: str, connection: str, *, seen: bool = False) -> bool:
         """Returns whether a node's lease still names a connection, which has ended.
+
+        Args:
+            node: whose lease.
+            connection: that ended.
+            seen: whether it was so before; then the lease may have run out meanwhile.
 
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
         entry = await self._leases.get(node)
-        return entry is not None and connection_of(entry.value) == connection
+        return seen if entry is None else connection_of(entry.value) == connection
 
     async def answers(self, node: str) -> bool:
         """Returns whether a node's host is there: it answers, were it only to refuse.
@@ -168,19 +178,22 @@ class Witness:
         Raises:
             LogError: if the log cannot be reached.
         """
-        if not await self._lasts(suspicion, suspicion.patience_s):
-            return self.may_judge
-        if await self._is_storm():
-            _log.warning("most of the mesh seems lost; waiting once more", node=suspicion.node)
-            if not await self._lasts(suspicion, self.ttl_s):
-                return self.may_judge
-        await self._state_lost(suspicion)
-        return True
+        connection = self.connection
+        if await self._lasts(suspicion, suspicion.patience_s) and await self._outlives_storm(suspicion):
+            await self._state_lost(suspicion)
+            return True
+        return self.may_judge and connection == self.connection
+
+    async def _outlives_storm(self, suspicion: Suspicion) -> bool:
+        if not await self._is_storm():
+            return True
+        _log.warning("most of the mesh seems lost; waiting once more", node=suspicion.node)
+        return await self._lasts(suspicion, self.ttl_s)
 
     async def _lasts(self, suspicion: Suspicion, seconds: float) -> bool:
         """Returns whether a suspicion stands for so many seconds, as soon as it does not."""
-        until_s = self._clock.monotonic_s() + seconds
-        while await self._stands(suspicion):
+        until_s, connection = self._clock.monotonic_s() + seconds, self.connection
+        while await self._stands(suspicion) and connection == self.connection:
             left_s = until_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return True
