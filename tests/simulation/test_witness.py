@@ -367,9 +367,13 @@ async def test_a_node_that_wrote_its_lease_again_is_not_lost(mesh: Mesh):
 
 
 @in_mesh("alpha", "beta", "gamma")
-async def test_a_witness_whose_own_lease_ran_out_leaves_the_marker_to_another(mesh: Mesh):
-    mesh.nodes["alpha"].keeper.is_steady = False
-    await mesh.kill("beta")
+async def test_a_witness_whose_own_lease_ran_out_leaves_the_judgement_to_another(mesh: Mesh):
+    alpha, gamma = mesh.nodes["alpha"], mesh.nodes["gamma"]
+    alpha.keeper.is_steady = gamma.keeper.is_steady = False
+    await mesh.kill("beta", told=True)
+    await asyncio.sleep(5 * TTL_S)
+    assert mesh.losses == []
+    gamma.keeper.is_steady = True
     await mesh.lost_after_s("beta")
     assert [event.witness for event in mesh.stated(NodeLost)] == ["gamma"]
 
