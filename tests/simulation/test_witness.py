@@ -32,6 +32,11 @@ SOON_S = 0.5
 LEASES, IDENTITIES = "leases", "identities"
 
 
+async def passing(seconds: float) -> None:
+    """Lets virtual time pass."""
+    await SimClock().sleep(seconds)
+
+
 @dataclass
 class Keeper:
     """A node's own lease, as far as its witness asks."""
@@ -73,7 +78,7 @@ class Marker:
         seen = -1
         while not self.acked and self.worked_on != seen:
             seen = self.worked_on
-            await asyncio.sleep(2)
+            await passing(2)
         if not self.acked:
             self.queue.put_nowait(self.node)
 
@@ -149,11 +154,11 @@ class Node:
         await self.leases.put(self.name, value, ttl_s=TTL_S)
 
     async def hold(self, first_s: float) -> None:
-        await asyncio.sleep(first_s)
+        await passing(first_s)
         while True:
             if self.lives and self.client.connected:
                 await self.refresh()
-            await asyncio.sleep(TTL_S / 3)
+            await passing(TTL_S / 3)
 
     def is_lost(self, node: str) -> bool:
         return self.replica.registry.nodes[node].status == "lost"
@@ -184,7 +189,7 @@ class Mesh:
             await node.refresh()
             if watching:
                 self._watch(node)
-        await asyncio.sleep(1)
+        await passing(1)
 
     def _node(self, name: str) -> Node:
         client = MemoryClient(self.broker, random.Random(name))
@@ -226,7 +231,7 @@ class Mesh:
                 for name in sorted(before - held):
                     self.markers.put_nowait(name)
             before = held
-            await asyncio.sleep(0.01)
+            await passing(0.01)
 
     async def end(self) -> None:
         await ended(self._tasks)
@@ -279,7 +284,7 @@ class Mesh:
         others = [node for node in self.nodes.values() if node.lives]
         async with asyncio.timeout(10 * TTL_S):
             while not all(node.is_lost(name) for node in others):
-                await asyncio.sleep(0.01)
+                await passing(0.01)
         return self.clock.monotonic_s() - begin_s
 
     def order(self, about: str) -> list[str]:
@@ -338,13 +343,13 @@ def test_a_process_that_stands_still_for_less_than_a_lease_is_never_lost(phase: 
     async def stopped(mesh: Mesh) -> None:
         node = mesh.nodes["beta"]
         mesh.answering.add("beta")
-        await asyncio.sleep(phase * TTL_S / 3)
+        await passing(phase * TTL_S / 3)
         for _ in range(5):
             node.lives = False
-            await asyncio.sleep(TTL_S - 0.1)
+            await passing(TTL_S - 0.1)
             node.lives = True
             await node.refresh()
-            await asyncio.sleep(TTL_S)
+            await passing(TTL_S)
         assert mesh.losses == []
 
     stopped()
@@ -355,14 +360,14 @@ async def test_each_loss_stands_in_the_stream_once(mesh: Mesh):
     for name in ("beta", "delta"):
         await mesh.kill(name, told=name == "delta")
         await mesh.lost_after_s(name)
-    await asyncio.sleep(5 * TTL_S)
+    await passing(5 * TTL_S)
     assert sorted(mesh.losses) == ["beta", "delta"]
 
 
 @in_mesh("alpha", "beta", "gamma")
 async def test_a_node_that_wrote_its_lease_again_is_not_lost(mesh: Mesh):
     mesh.markers.put_nowait("beta")
-    await asyncio.sleep(5 * TTL_S)
+    await passing(5 * TTL_S)
     assert mesh.losses == []
 
 
@@ -371,7 +376,7 @@ async def test_a_witness_whose_own_lease_ran_out_leaves_the_judgement_to_another
     alpha, gamma = mesh.nodes["alpha"], mesh.nodes["gamma"]
     alpha.keeper.is_steady = gamma.keeper.is_steady = False
     await mesh.kill("beta", told=True)
-    await asyncio.sleep(5 * TTL_S)
+    await passing(5 * TTL_S)
     assert mesh.losses == []
     gamma.keeper.is_steady = True
     await mesh.lost_after_s("beta")
@@ -383,9 +388,9 @@ async def test_a_node_whose_own_connection_is_away_declares_nobody(mesh: Mesh):
     alpha = mesh.nodes["alpha"]
     mesh.answering.add("alpha")
     alpha.client.disconnect()
-    await asyncio.sleep(TTL_S / 2)
+    await passing(TTL_S / 2)
     alpha.client.reconnect()
-    await asyncio.sleep(5 * TTL_S)
+    await passing(5 * TTL_S)
     assert mesh.losses == []
 
 
@@ -404,10 +409,10 @@ async def test_a_node_whose_connection_ended_is_lost_a_second_later(mesh: Mesh):
 async def test_a_node_that_connects_anew_within_a_second_is_not_lost(mesh: Mesh):
     beta = mesh.nodes["beta"]
     mesh.tell_end("beta", "beta-1")
-    await asyncio.sleep(0.8)
+    await passing(0.8)
     beta.connection = "beta-2"
     await beta.refresh()
-    await asyncio.sleep(3 * TTL_S)
+    await passing(3 * TTL_S)
     assert mesh.losses == []
 
 
@@ -415,7 +420,7 @@ async def test_a_node_that_connects_anew_within_a_second_is_not_lost(mesh: Mesh)
 async def test_the_end_of_another_connection_of_a_node_says_nothing(mesh: Mesh):
     mesh.tell_end("beta", "of-a-command")
     mesh.tell_end("unknown", "unknown-1")
-    await asyncio.sleep(3 * TTL_S)
+    await passing(3 * TTL_S)
     assert mesh.losses == []
 
 
@@ -445,11 +450,11 @@ async def test_if_most_of_the_mesh_seems_lost_at_once_there_is_one_lease_more_an
 async def test_who_comes_back_in_that_time_is_not_lost(mesh: Mesh):
     for name in FIVE[:4]:
         mesh.tell_end(name, f"{name}-1")
-    await asyncio.sleep(TTL_S / 2)
+    await passing(TTL_S / 2)
     for name in FIVE[:4]:
         mesh.nodes[name].connection = f"{name}-2"
         await mesh.nodes[name].refresh()
-    await asyncio.sleep(3 * TTL_S)
+    await passing(3 * TTL_S)
     assert mesh.losses == []
 
 
@@ -468,7 +473,7 @@ async def test_two_of_three_are_lost_without_a_pause(mesh: Mesh):
 async def test_after_a_restart_of_the_server_nobody_is_lost(mesh: Mesh):
     for _ in range(3):
         mesh.restart()
-        await asyncio.sleep(2 * TTL_S)
+        await passing(2 * TTL_S)
     assert mesh.losses == []
 
 
@@ -491,13 +496,13 @@ def announcement(node: str) -> dict[str, Any]:
 async def test_a_node_that_does_not_sign_is_lost_after_three_missed_announcements(mesh: Mesh):
     for _ in range(10):
         mesh.say_unsigned("mesh.node.announce.v1", announcement("today"))
-        await asyncio.sleep(2 * ANNOUNCE_S)
+        await passing(2 * ANNOUNCE_S)
     assert mesh.losses == []
     interval_s = ANNOUNCE_S * 2  # of a mesh of four
     assert 2 * interval_s < await mesh.lost_after_s("today") < 3 * interval_s + 2
     assert mesh.losses == ["today"]
     mesh.say_unsigned("mesh.node.announce.v1", announcement("today"))
-    await asyncio.sleep(SOON_S)
+    await passing(SOON_S)
     assert not mesh.nodes["alpha"].is_lost("today")
 
 
@@ -505,7 +510,7 @@ async def test_a_node_that_does_not_sign_is_lost_after_three_missed_announcement
 async def test_who_is_only_told_of_by_others_need_not_announce_itself(mesh: Mesh):
     record = {"name": "jellyfin", "host": "media", "port": 8096}
     mesh.say_unsigned("service.registry.registered", {"service": "jellyfin", "data": record})
-    await asyncio.sleep(20 * ANNOUNCE_S)
+    await passing(20 * ANNOUNCE_S)
     assert "media" in mesh.nodes["alpha"].replica.registry.nodes
     assert mesh.losses == []
 
@@ -521,11 +526,11 @@ async def test_each_instance_of_a_lost_node_leaves_the_registry_after_its_own_ti
     mesh.say(registered(3, long))
     await mesh.kill("beta", told=True)
     await mesh.lost_after_s("beta")
-    await asyncio.sleep(19)
+    await passing(19)
     assert mesh.stated(InstanceExpired) == []
-    await asyncio.sleep(4)
+    await passing(4)
     assert [event.id for event in mesh.stated(InstanceExpired)] == ["1"]
-    await asyncio.sleep(40)
+    await passing(40)
     assert [event.id for event in mesh.stated(InstanceExpired)] == ["1", "2"]
 
 
@@ -534,10 +539,10 @@ async def test_a_node_that_speaks_again_takes_its_instances_back(mesh: Mesh):
     mesh.say(registered(2, instance(node="beta", deregister_after=5.0)))
     await mesh.kill("beta", told=True)
     await mesh.lost_after_s("beta")
-    await asyncio.sleep(10)
+    await passing(10)
     alpha = mesh.nodes["alpha"].replica.registry
     assert not [entry for entry in alpha.entries() if alpha.is_listed(entry)]
     await mesh.nodes["beta"].refresh()
     mesh.say(announced(3, [line(2)], node="beta"))
-    await asyncio.sleep(SOON_S)
+    await passing(SOON_S)
     assert [entry.key.node for entry in alpha.entries() if alpha.is_discoverable(entry)] == ["beta"]
