@@ -225,7 +225,9 @@ class Witness:
                 yield entry.key
 
     async def _state_lost(self, suspicion: Suspicion) -> None:
-        node = self._replica.registry.nodes[suspicion.node]
+        node = self.alive().get(suspicion.node)
+        if node is None:
+            return  # somebody was quicker, or it was heard again
         incarnation, revision = node.latest
         event = NodeLost(
             mesh=self._author.mesh,
@@ -245,7 +247,10 @@ class Witness:
         Raises:
             LogError: if the log cannot be reached.
         """
-        incarnation, revision = self._replica.registry.nodes[key.node].latest
+        node = self._replica.registry.nodes.get(key.node)
+        if node is None or node.status != "lost":
+            return
+        incarnation, revision = node.latest
         event = InstanceExpired(
             mesh=self._author.mesh,
             node=key.node,

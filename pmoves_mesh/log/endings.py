@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from pmoves_mesh.core.names import bucket_stream
 from pmoves_mesh.core.witness import BROKEN_S
-from pmoves_mesh.errors import RightMissing
-from pmoves_mesh.log.api import ConsumerInfo, Refused, call
+from pmoves_mesh.errors import LogUnavailable, RightMissing
+from pmoves_mesh.log.api import STREAM_NOT_FOUND, ConsumerInfo, Refused, call
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.session import Session
 from pmoves_mesh.log.topology import LEASES
@@ -81,6 +81,7 @@ class NatsEndings:
         """Lets the server tell of a session's end, and returns when it has ended.
 
         Raises:
+            LogUnavailable: if there are no leases yet, as just after a restart of the server.
             LogError: if the server does not let this node; then its lease alone tells of its end.
         """
         if not self._shown:
@@ -102,6 +103,8 @@ class NatsEndings:
             try:
                 await call(session, f"CONSUMER.CREATE.{_STREAM}.{name}", ConsumerInfo, body)
             except Refused as error:
+                if error.err_code == STREAM_NOT_FOUND:
+                    raise LogUnavailable(f"{_STREAM} is not there yet") from None
                 raise RightMissing(f"a consumer of {_STREAM}", str(error)) from None
             await session.lost.wait()
 
