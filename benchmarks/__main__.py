@@ -1,6 +1,7 @@
-"""`make bench`: prints the figures of the core, then those of two agents on a real nats-server.
+"""`make bench`: prints the figures of the core, of two agents on a real nats-server, and of liveness.
 
-`python -m benchmarks checks` prints what it costs an agent to look after a thousand services.
+`python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
+services; `liveness 600`, those of liveness alone, with its steady parts ten minutes long.
 """
 
 from __future__ import annotations
@@ -8,25 +9,29 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from importlib import import_module
 
-from benchmarks import checks, core, two_hosts
+from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
+NAMED = ("checks", "liveness")
 
-def main() -> None:
-    """Runs what is named, or else what `make bench` does, which takes about two minutes on two cores."""
+
+def main(*arguments: str) -> None:
+    """Runs what is named, or else what `make bench` does, which takes about eight minutes on two cores."""
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
-    if sys.argv[1:] == ["checks"]:
-        for line in checks.run():
-            print(line)
+    if arguments and arguments[0] in NAMED:
+        for line in import_module(f"benchmarks.{arguments[0]}").run(*map(float, arguments[1:])):
+            print(line, flush=True)
         return
     print(f"\n{'what':<52} {'per second':>12} {'ratio':>8}  to")
     for figure in core.run(Mesh()):
         print(f"{figure.what:<52} {figure.per_second:>12,.0f} {figure.ratio:>8.2f}  {figure.baseline}")
-    print()
-    for line in two_hosts.run():
-        print(line)
+    for rows in (two_hosts.run(), liveness.run()):
+        print()
+        for line in rows:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -181,6 +181,35 @@ class WorkQueue(Protocol):
         ...
 
 
+class Marker(Protocol):
+    """A lease that ran out, handed to this agent alone."""
+
+    @property
+    def node(self) -> str:
+        """Whose lease it was."""
+        ...
+
+    async def ack(self) -> None:
+        """Says that it was judged; without it the marker is handed out again."""
+        ...
+
+    async def working(self) -> None:
+        """Says that it is being judged; to be repeated every second."""
+        ...
+
+
+class Markers(Protocol):
+    """The shared durable consumer of leases that ran out."""
+
+    async def fetch(self, timeout_s: float) -> Sequence[Marker]:
+        """Returns the next markers, or none if there are none within `timeout_s`.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached.
+        """
+        ...
+
+
 class Clock(Protocol):
     """Time, so that tests and simulations can make their own."""
 

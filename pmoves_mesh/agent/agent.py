@@ -19,8 +19,9 @@ from pmoves_mesh.agent.clones import Clones
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
-from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.lease import LeaseKeeper
 from pmoves_mesh.agent.link import Link
+from pmoves_mesh.agent.liveness import keeper_of, watching
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.registrations import Registrations
@@ -177,19 +178,13 @@ async def _assemble(
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
     custody.restate = announcer.restate
-    tenant = Tenant(
-        node=config.node,
-        host=ground.host,
-        ttl_s=config.lease_ttl_s,
-        incarnation=lambda: author.stamp.incarnation,
-        identity=lambda: author.identity,
-    )
-    leases = NatsBucket(connection, topology.LEASES)
-    lease = LeaseKeeper(tenant, replica.verifier, leases, clock, clones.note)
+    lease = keeper_of(ground, author, replica, clones.note)
+    joined = (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)
+    watches = watching(ground, lease, author, replica, voice.log)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
-        *map(link.once_joined, (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)),
+        *map(link.once_joined, (*joined, *watches)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
 

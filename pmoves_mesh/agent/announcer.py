@@ -24,6 +24,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.query import iso
+from pmoves_mesh.core.witness import announce_interval_s
 from pmoves_mesh.errors import CapacityError, LogError, LogUnavailable, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Applied, Replica
@@ -148,7 +149,7 @@ class Announcer:
 
     def _interval_s(self) -> float:
         """Returns the pause between announcements: it grows with the mesh, so that their sum hardly does."""
-        return self._config.announce_s * max(1.0, math.log2(max(1, len(self._replica.registry.nodes))))
+        return announce_interval_s(self._config.announce_s, len(self._replica.registry.nodes))
 
     async def _reconcile(self) -> None:
         """States again what the stream no longer knows of this node, under a later incarnation if need be.

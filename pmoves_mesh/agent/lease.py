@@ -43,6 +43,7 @@ class Tenant:
         ttl_s: seconds after which an unrefreshed lease runs out; at least 1.
         incarnation: gives this run's.
         identity: gives what this node signs with; another one after each renewal.
+        connection: gives the connection through which the lease is written; see `Connection.id`.
     """
 
     node: str
@@ -50,6 +51,7 @@ class Tenant:
     ttl_s: int
     incarnation: Callable[[], int]
     identity: Callable[[], SigningIdentity]
+    connection: Callable[[], str] = str
 
 
 class LeaseKeeper:
@@ -95,14 +97,37 @@ class LeaseKeeper:
         self._revision: int | None = None
         self._refreshed_s: float | None = None
         self._taken_s: float | None = None
+        self._broken_s: float | None = None
+        self._hurried = asyncio.Event()
         self._complaint = ""
         self._turn = asyncio.Lock()
         self._released = False
 
     @property
+    def ttl_s(self) -> int:
+        """Seconds after which an unrefreshed lease runs out."""
+        return self._tenant.ttl_s
+
+    @property
+    def connection(self) -> str:
+        """The connection to the server that there is now; empty if there is none."""
+        return self._tenant.connection()
+
+    @property
     def last_refresh_s(self) -> float | None:
         """Seconds since the lease was last written; None if it never was."""
         return None if self._refreshed_s is None else self._clock.monotonic_s() - self._refreshed_s
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the lease holds, and has not run out for as long as it lasts.
+
+        A node whose own lease ran out a moment ago cannot tell whether it was the others that failed.
+        """
+        now_s, ttl_s = self._clock.monotonic_s(), self._tenant.ttl_s
+        if self._refreshed_s is None or now_s - self._refreshed_s > ttl_s:
+            return False
+        return self._broken_s is None or now_s - self._broken_s > ttl_s
 
     async def run(self) -> None:
         """Keeps the lease until it is released; while the log is away it tries again and again.
@@ -113,7 +138,21 @@ class LeaseKeeper:
         while not self._released:
             async with self._turn:
                 await self._refresh()
-            await self._clock.sleep(self._pause_s())
+            await self._rest()
+
+    def hurry(self) -> None:
+        """Refreshes the lease at once, so that it names the connection that there is now."""
+        self._hurried.set()
+
+    async def _rest(self) -> None:
+        pausing = asyncio.ensure_future(self._clock.sleep(self._pause_s()))
+        hurrying = asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait((pausing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hurried.clear()
+            for task in (pausing, hurrying):
+                task.cancel()
 
     async def release(self) -> None:
         """Gives the lease back, so that the name is free at once; never takes longer than 0.5 s."""
@@ -144,6 +183,7 @@ class LeaseKeeper:
         now_s = self._clock.monotonic_s()
         if self._refreshed_s is None or now_s - self._refreshed_s > self._tenant.ttl_s:
             self.held_since_ms = self._clock.now_ms()
+            self._broken_s = None if self._refreshed_s is None else now_s
         self._refreshed_s = now_s
         self.latency_s = now_s - began_s
         self._note("")
@@ -181,6 +221,7 @@ class LeaseKeeper:
                 refused=claim.refused,
                 host=tenant.host,
                 time_ms=self._clock.now_ms(),
+                connection=tenant.connection(),
             ),
             self._verifier.trust.mesh,
             tenant.identity(),

@@ -17,6 +17,7 @@ from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, Seque
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
+from pmoves_mesh.log.endings import CLIENT_NAME
 from pmoves_mesh.log.queue import NatsWorkQueue
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.identity import Identity
@@ -37,7 +38,7 @@ def nats_settings(config: Config) -> NatsSettings:
         certificate, key = identity_files(config)
         return NatsSettings(
             servers=config.nats_servers,
-            name=f"pmoves-mesh {config.node}",
+            name=f"{CLIENT_NAME}{config.node}",
             tls_ca=config.tls_dir / keystore.CA_CERTIFICATE,
             tls_cert=certificate,
             tls_key=key,
@@ -47,7 +48,7 @@ def nats_settings(config: Config) -> NatsSettings:
         )
     return NatsSettings(
         servers=config.nats_servers,
-        name=f"pmoves-mesh {config.node}",
+        name=f"{CLIENT_NAME}{config.node}",
         user=config.nats_user,
         password=config.nats_password.reveal() if config.nats_password else None,
         token=config.nats_token.reveal() if config.nats_token else None,

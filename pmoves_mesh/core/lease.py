@@ -60,6 +60,7 @@ class Lease(Struct, frozen=True, kw_only=True):
         refused: the runs that it told to stop, the latest first.
         host: where it runs.
         time_ms: when it wrote this, by its own clock, unix milliseconds; nothing is decided by it.
+        connection: to the server, through which it writes: see `Connection.id`.
     """
 
     node: Label
@@ -69,6 +70,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     refused: _Named = ()
     host: Host
     time_ms: Counter
+    connection: Annotated[str, Meta(max_length=256)] = ""
 
 
 class Claim(Struct, frozen=True):
@@ -138,6 +140,17 @@ def signer_of(value: bytes) -> str:
         MalformedEvent: if the value is no lease.
     """
     return _parts(value).signer
+
+
+def connection_of(value: bytes) -> str:
+    """Returns the connection that a value names, whoever wrote it; empty if it names none.
+
+    Whoever may write a node's key may as well remove it, so there is nothing to be gained by a lie.
+    """
+    try:
+        return _LEASE.decode(_parts(value).lease).connection
+    except (MalformedEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
 
 
 def unseal(value: bytes, node: str, trust: Trust, now_ms: int) -> Lease:

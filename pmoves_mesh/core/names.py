@@ -30,6 +30,9 @@ LEASES: Final = "MESH_LEASES"
 MATERIALISER: Final = "materialiser"
 """The consumer of the stream that all agents share."""
 
+WITNESS: Final = "witness"
+"""The consumer of the leases that all agents share."""
+
 JETSTREAM_API: Final = "$JS.API."
 
 MESH_API: Final = "$MESH.API."

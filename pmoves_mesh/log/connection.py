@@ -74,6 +74,11 @@ class Connection:
         return self._generation
 
     @property
+    def id(self) -> str:
+        """Names the session among all that the mesh's servers ever had; empty if there is none."""
+        return self._session.id if self._session is not None and self.connected else ""
+
+    @property
     def problem(self) -> LogError | None:
         """Why there is no session: `RightMissing` if the login is refused; None if there is one."""
         return None if self.connected else self._problem

@@ -1,4 +1,4 @@
-"""The materialiser's work queue: one durable pull consumer that all agents share."""
+"""Work queues: durable pull consumers that all agents share, such as the materialiser's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from pmoves_mesh.ports import LogMessage
 _NANO: Final = 10**9
 _GRACE_S: Final = 1.0
 _EXPIRES_MIN_S: Final = 0.01
-_NEXT: Final = f"{PREFIX}CONSUMER.MSG.NEXT.{EVENTS}.{MATERIALISER}"
 _ENDED: Final = frozenset({404, 408})
 
 
@@ -48,16 +47,26 @@ class NatsDelivery:
         """
         await self._session.publish(self._reply, b"+ACK")
 
+    async def working(self) -> None:
+        """Says that the work goes on, so that it is not handed out again meanwhile.
+
+        Raises:
+            LogUnavailable: if the session that handed it out is lost.
+        """
+        await self._session.publish(self._reply, b"+WPI")
+
 
 class NatsWorkQueue:
-    """The durable consumer `materialiser`; implements `ports.WorkQueue`, for one worker.
+    """A durable consumer, by default `materialiser`; implements `ports.WorkQueue`, for one worker.
 
     What the server sends to one request may arrive in several fetches: nothing that was handed to
     this worker is thrown away while the session lasts.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, stream: str = EVENTS, consumer: str = MATERIALISER) -> None:
         self._connection = connection
+        self._consumer = consumer
+        self._place = f"{stream}.{consumer}"
         self._session: Session | None = None
         self._inbox: Inbox | None = None
         self._open = 0
@@ -78,7 +87,7 @@ class NatsWorkQueue:
             if self._open <= 0 or loop.time() > self._open_until:
                 expires_s = max(deadline - loop.time(), _EXPIRES_MIN_S)
                 body = {"batch": count_max, "expires": int(expires_s * _NANO)}
-                await inbox.ask(_NEXT, msgspec.json.encode(body))
+                await inbox.ask(f"{PREFIX}CONSUMER.MSG.NEXT.{self._place}", msgspec.json.encode(body))
                 self._open, self._open_until = count_max, loop.time() + expires_s + _GRACE_S
             taken = await inbox.take(count_max, max(deadline - loop.time(), 0))
             deliveries = self._deliveries(session, taken)
@@ -91,7 +100,7 @@ class NatsWorkQueue:
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        verb = f"CONSUMER.INFO.{EVENTS}.{MATERIALISER}"
+        verb = f"CONSUMER.INFO.{self._place}"
         info = await api.call(self._connection.session(), verb, ConsumerInfo)
         return info.ack_floor.stream_seq
 
@@ -116,5 +125,5 @@ class NatsWorkQueue:
                 self._open -= 1
                 deliveries.append(NatsDelivery(session, message))
         if reason and not deliveries:
-            raise LogUnavailable(f"consumer {MATERIALISER}: {reason}")
+            raise LogUnavailable(f"consumer {self._consumer}: {reason}")
         return deliveries

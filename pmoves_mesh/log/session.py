@@ -92,6 +92,11 @@ class Session:
         """What the server told of itself in its INFO line."""
         return self.client._server_info  # noqa: SLF001 - nats-py has no accessor for it
 
+    @property
+    def id(self) -> str:
+        """What the server calls this connection, and the server's own id before it."""
+        return f"{self.info.get('server_id', '')}-{self.info.get('client_id', 0)}"
+
     async def start(self) -> None:
         """Connects and logs in; on failure `close` must still be called.
 

@@ -1,4 +1,4 @@
-"""What the mesh keeps on JetStream: its stream, its buckets, its shared consumer; made once, then checked.
+"""What the mesh keeps on JetStream: its stream, its buckets, its shared consumers; made once, then checked.
 
 Every agent ensures all of it at its start, several at once as may be: creating what is already
 there in the same form changes nothing.
@@ -27,6 +27,7 @@ REGISTRY: Final = names.REGISTRY
 IDENTITIES: Final = names.IDENTITIES
 LEASES: Final = names.LEASES
 MATERIALISER: Final = names.MATERIALISER
+WITNESS: Final = names.WITNESS
 
 _SERVER_NEEDED: Final = (2, 11)
 _NANO: Final = 10**9
@@ -39,7 +40,9 @@ _LEASES_BYTES_MAX: Final = 64 * 2**20
 _DEDUP_WINDOW_S: Final = 120
 _MARKER_TTL_S: Final = 600
 _ACK_WAIT_S: Final = 30
+_WITNESS_ACK_WAIT_S: Final = 2
 _ACKS_PENDING_MAX: Final = 2000
+_WAITING_MAX: Final = 4096
 _CREATE_TIMEOUT_S: Final = 5.0
 
 
@@ -116,7 +119,9 @@ async def ensure_leases(
         LogError: as `ensure` does.
     """
     leases = _leases(StreamIdentity(mesh, ca_fingerprints[0]), _Limits(0, 0, replicas))
-    await _ensure_stream(connection.session(), leases, tuple(ca_fingerprints))
+    session = connection.session()
+    await _ensure_stream(session, leases, tuple(ca_fingerprints))
+    await _ensure_witness(session)
 
 
 async def peek(connection: Connection) -> StreamIdentity | None:
@@ -250,11 +255,13 @@ async def _ensure_leases(session: Session, config: dict[str, Any], known: Sequen
 
     A node with least privilege joins without it, until whoever may make it has joined too.
     """
-    if await _find(session, config["name"]) is not None:
+    found = await _find(session, config["name"]) is not None
+    if found:
         await _ensure_stream(session, config, known)
-        return
     with suppress(RightMissing):
-        await _create(session, config)
+        if not found:
+            await _create(session, config)
+        await _ensure_witness(session)
 
 
 def _held(info: StreamInfo, key: str) -> Any:
@@ -304,21 +311,41 @@ async def streams_on(session: Session, subject: str) -> list[str]:
 
 async def _ensure_materialiser(session: Session) -> None:
     config = {
-        "durable_name": MATERIALISER,
-        "name": MATERIALISER,
         "description": "Hands each event to one agent, which writes it to the bucket",
+        "ack_wait": _ACK_WAIT_S * _NANO,
+    }
+    await _ensure_consumer(session, EVENTS, MATERIALISER, config)
+
+
+async def _ensure_witness(session: Session) -> None:
+    """Makes the consumer of the leases' markers; it goes with the leases, and is made anew with them."""
+    config = {
+        "description": "Hands each lease that ran out to one agent, which states the loss",
+        "ack_wait": _WITNESS_ACK_WAIT_S * _NANO,
+        "headers_only": True,
+        "mem_storage": True,
+        "max_waiting": _WAITING_MAX,
+    }
+    await _ensure_consumer(session, bucket_stream(LEASES), WITNESS, config)
+
+
+async def _ensure_consumer(session: Session, stream: str, name: str, config: dict[str, Any]) -> None:
+    """Makes a durable pull consumer, unless it is there."""
+    config = {
+        "durable_name": name,
+        "name": name,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": _ACK_WAIT_S * _NANO,
         "max_deliver": -1,
         "max_ack_pending": _ACKS_PENDING_MAX,
         "replay_policy": "instant",
+        **config,
     }
-    verb = f"{EVENTS}.{MATERIALISER}"
+    verb = f"{stream}.{name}"
     try:
         await call(session, f"CONSUMER.INFO.{verb}", ConsumerInfo)
     except Refused:
-        body = {"stream_name": EVENTS, "config": config}
+        body = {"stream_name": stream, "config": config}
         await call(session, f"CONSUMER.CREATE.{verb}", Done, body, _CREATE_TIMEOUT_S)
 
 

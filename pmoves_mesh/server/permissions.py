@@ -44,6 +44,7 @@ from pmoves_mesh.core.names import (
     MATERIALISER,
     MESH_API,
     REGISTRY,
+    WITNESS,
     bucket_stream,
     inbox_prefix,
 )
@@ -67,8 +68,8 @@ OPERATOR_EVENTS: Final[tuple[type[Event], ...]] = (CertificatesRevoked, RootsRot
 
 _BUCKETS: Final = (REGISTRY, IDENTITIES, LEASES)
 _STREAMS: Final = (EVENTS, *map(bucket_stream, _BUCKETS))
-_SHARED: Final = f"{EVENTS}.{MATERIALISER}"
-_FETCH: Final = f"{JETSTREAM_API}CONSUMER.MSG.NEXT.{_SHARED}"
+_SHARED: Final = (f"{EVENTS}.{MATERIALISER}", f"{bucket_stream(LEASES)}.{WITNESS}")
+_FETCHES: Final = tuple(f"{JETSTREAM_API}CONSUMER.MSG.NEXT.{shared}" for shared in _SHARED)
 _ANY_LEASE: Final = f"$KV.{LEASES}.*"
 
 READING: Final = (
@@ -83,11 +84,11 @@ WORKING: Final = (
     *(event.subject for event in NODE_EVENTS),
     slug.SUBJECT,
     f"$KV.{REGISTRY}.>",
-    f"{JETSTREAM_API}CONSUMER.INFO.{_SHARED}",
-    _FETCH,
-    f"$JS.ACK.{_SHARED}.>",
+    *(f"{JETSTREAM_API}CONSUMER.INFO.{shared}" for shared in _SHARED),
+    *_FETCHES,
+    *(f"$JS.ACK.{shared}.>" for shared in _SHARED),
 )
-"""Stating events, and materialising those of all."""
+"""Stating events, materialising those of all, and witnessing whose lease runs out."""
 
 DECREEING: Final = (*(event.subject for event in OPERATOR_EVENTS), f"$KV.{IDENTITIES}.>")
 """What an operator states, and showing the certificate that verifies it."""
@@ -96,7 +97,7 @@ OWNING: Final = (
     *(event.subject for event in CA_EVENTS),
     f"$KV.{IDENTITIES}.>",
     *(f"{JETSTREAM_API}STREAM.{verb}.{stream}" for verb in ("CREATE", "UPDATE") for stream in _STREAMS),
-    f"{JETSTREAM_API}CONSUMER.CREATE.{_SHARED}",
+    *(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED),
     f"{JETSTREAM_API}STREAM.NAMES",
 )
 """Making the stream and the buckets, and telling whom the CA let in."""
@@ -104,7 +105,7 @@ OWNING: Final = (
 _NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
 """The last one carries what JetStream answers to the outer account."""
 
-_NOT_FOR_MEMBERS: Final = (f"{JETSTREAM_API}CONSUMER.CREATE.{_SHARED}",)
+_NOT_FOR_MEMBERS: Final = tuple(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED)
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
@@ -144,7 +145,7 @@ def crossings() -> tuple[Crossing, ...]:
     """Returns what leads from the outer account to the home's JetStream, for all its users together."""
     subjects = dict.fromkeys((*WORKING, _ANY_LEASE, *READING, *DECREEING))
     return tuple(
-        Crossing(subject=subject, local=_from_outside(subject), stream=subject == _FETCH)
+        Crossing(subject=subject, local=_from_outside(subject), stream=subject in _FETCHES)
         for subject in subjects
     )
 

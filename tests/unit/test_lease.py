@@ -112,6 +112,18 @@ def test_a_signed_lease_comes_back_as_it_was_and_is_small(authority: Authority, 
     assert len(lease.seal(full, MESH, alpha)) < 1024
 
 
+@pytest.mark.parametrize(
+    "value", [b"", b"{}", b"garbage", b"\x00" * 5000, b'{"signer":"","signature":"","lease":{}}']
+)
+def test_what_is_no_lease_names_no_connection(value: bytes):
+    assert lease.connection_of(value) == ""
+
+
+def test_a_lease_names_the_connection_through_which_it_was_written(alpha: Identity):
+    assert lease.connection_of(lease.seal(held(MINE, connection="server-7"), MESH, alpha)) == "server-7"
+    assert lease.connection_of(lease.seal(held(MINE), MESH, alpha)) == ""
+
+
 def test_no_changed_byte_of_a_lease_is_believed(authority: Authority, alpha: Identity):
     value = lease.seal(held(MINE, over=(A,)), MESH, alpha)
     for place in range(len(value)):
