@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -72,7 +72,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def tail(self, after: int) -> AsyncIterator[TailBatch]:
+    def tail(self, after: int) -> AsyncGenerator[TailBatch, None]:
         """Yields every event with a position above `after`, in order, each once, without end.
 
         It goes on after the server was away, and says so by a batch whose `pending` is None. It

@@ -44,7 +44,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The value of a key in the registry bucket.
 
     Attributes:
-        position: where in the stream the event stands.
+        position: where in the stream the event stands; 0 if it stood in an earlier one, and this one
+            was made anew or restored since.
         time_ms: when the stream took it, unix milliseconds.
         event: the payload, byte for byte.
         stamp: of the event; the compare-and-set goes by it.
@@ -143,6 +144,12 @@ def key_of(event: Event) -> str:
             return instance_key(event.key)
 
 
+def of_before(record: Record) -> Record:
+    """Returns a record whose position is that of no event of this stream."""
+    ended = None if record.ended is None else of_before(record.ended)
+    return msgspec.structs.replace(record, position=0, ended=ended)
+
+
 def is_removal(record: Record) -> bool:
     """Returns whether a record only remembers that its key is gone."""
     return record.subject in _REMOVALS
@@ -172,8 +179,8 @@ def _statement(record: Record) -> Record | None:
 
 def _rank(record: Record) -> tuple[Stamp, int, int]:
     if record.subject in _BY_POSITION:
-        return Stamp(0, 0), 0, record.position
-    return record.stamp, _RANKS.get(record.subject, 0), -record.position
+        return Stamp(0, 0), 0, record.position or record.stamp.incarnation - _FAR
+    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR)
 
 
 _REMOVALS: Final = frozenset(
@@ -183,4 +190,6 @@ _ENDINGS: Final = {NodeLost.subject: 1, InstanceExpired.subject: 1, NodeLeft.sub
 _RANKS: Final = {**_ENDINGS, InstanceUnregistered.subject: -1}
 """At one stamp an ending outranks what it ends; the older word for a removal, which the stream soon
 forgets, comes behind the removal itself."""
+_FAR: Final = 2**62
+"""What is of before this stream comes behind everything in it; among that the times of decrees decide."""
 _BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

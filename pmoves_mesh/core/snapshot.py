@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
-from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry, Roots
+from pmoves_mesh.core.registry import Anchor, InstanceEntry, NodeEntry, Registry, Roots
 from pmoves_mesh.errors import MalformedEvent
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
 class _Instance(Struct, frozen=True, array_like=True, gc=False):
@@ -58,6 +58,8 @@ class _Snapshot(Struct, frozen=True):
     evictions: list[tuple[str, str, str | None, int, bool]]
     revoked: dict[str, int]
     roots: tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
+    decrees: dict[str, bytes]
+    anchor: Anchor
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -75,6 +77,8 @@ def dump(registry: Registry, mesh: str) -> bytes:
             evictions=[(*key, *held) for key, held in registry.evictions.items()],
             revoked=registry.revoked,
             roots=(registry.roots.position, registry.roots.certificates, registry.roots.retired),
+            decrees=registry.decrees,
+            anchor=registry.anchor,
         )
     )
 
@@ -96,6 +100,8 @@ def load(data: bytes, mesh: str) -> Registry:
     position, certificates, retired = snapshot.roots
     registry.roots = Roots(position=position, certificates=certificates, retired=retired)
     registry.revoked.update(snapshot.revoked)
+    registry.decrees.update(snapshot.decrees)
+    registry.anchor = snapshot.anchor
     for service, node, instance_id, position, evicts in snapshot.evictions:
         registry.evictions[service, node, instance_id] = (position, evicts)
     for held in snapshot.nodes:
