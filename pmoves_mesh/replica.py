@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import structlog
 from msgspec import Struct
@@ -65,7 +65,7 @@ class Replica:
         self.verifier: Final = verifier
         self.outcomes: Final[Counter[str]] = Counter()
         self.gaps = 0
-        self.repairs: Final[Counter[Repair]] = Counter()
+        self.repairs: Final[Counter[str]] = Counter(dict.fromkeys(get_args(Repair), 0))
         self.current_ms = 0
         self._log = log
         self._bucket = bucket

@@ -157,6 +157,7 @@ class Announcer:
         for key, held in tuple(self._registrations.held.items()):
             if held.durable.is_set() and not self._is_known(key, held.stamp):
                 await self._registrations.state(held.record, InstanceUpdated)
+                self._replica.repairs["restated"] += 1
 
     def _is_known(self, key: InstanceKey, stamp: Stamp) -> bool:
         """Returns whether the mesh holds an instance as this node stated it last, and believes it."""
