@@ -98,6 +98,7 @@ class Config:
     ca_passphrase: Secret | None
     ca_urls: tuple[str, ...]
     lease_ttl_s: int
+    reconcile_s: int
     dns_port: int
     announce_s: float
     advertise_host: str | None
@@ -162,6 +163,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         ca_passphrase=values.secret("MESH_PASSPHRASE"),
         ca_urls=values.ca_urls("PMOVES_CA_URL"),
         lease_ttl_s=values.integer("PMOVES_LEASE_TTL_S", 2, 300),
+        reconcile_s=values.integer("PMOVES_RECONCILE_S", 1, 86400),
         dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),

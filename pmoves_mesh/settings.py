@@ -77,6 +77,7 @@ SETTINGS: Final = (
     Setting(
         "PMOVES_LEASE_TTL_S", "10", "seconds after which a node that gives no sign of life is lost, 2 to 300"
     ),
+    Setting("PMOVES_RECONCILE_S", "600", "seconds between comparisons of the bucket with what is known here"),
     Setting("PMOVES_UNSIGNED", "reject", "`accept` reads unsigned announcements too, for a migration"),
     Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),

@@ -25,6 +25,7 @@ from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.prober import Prober
+from pmoves_mesh.agent.reconcile import Charge, Reconciler
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trusted import identity_files, keeps_ca, local_secret
@@ -177,21 +178,41 @@ async def _assemble(
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
     custody.restate = announcer.restate
-    tenant = Tenant(
-        node=config.node,
-        host=ground.host,
-        ttl_s=config.lease_ttl_s,
-        incarnation=lambda: author.stamp.incarnation,
-        identity=lambda: author.identity,
-    )
-    leases = NatsBucket(connection, topology.LEASES)
-    lease = LeaseKeeper(tenant, replica.verifier, leases, clock, clones.note)
+    lease, reconciler = _lease(ground, voice, clones), _reconciler(ground, voice, announcer, link)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, prober.run, watch.run, clones.run, *custody.loops),
-        *map(link.once_joined, (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)),
+        *map(
+            link.once_joined,
+            (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops),
+        ),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
+
+
+def _lease(ground: Ground, voice: _Voice, clones: Clones) -> LeaseKeeper:
+    author = voice.author
+    tenant = Tenant(
+        node=ground.config.node,
+        host=ground.host,
+        ttl_s=ground.config.lease_ttl_s,
+        incarnation=lambda: author.stamp.incarnation,
+        identity=lambda: author.identity,
+    )
+    leases = NatsBucket(ground.connection, topology.LEASES)
+    return LeaseKeeper(tenant, voice.replica.verifier, leases, ground.clock, clones.note)
+
+
+def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:
+    charge = Charge(
+        node=ground.config.node,
+        interval_s=ground.config.reconcile_s,
+        restate=announcer.restate,
+        waiting=lambda: voice.outbox.depth,
+        begun_anew=link.begun_anew,
+    )
+    bucket = NatsBucket(ground.connection, topology.REGISTRY)
+    return Reconciler(charge, voice.registrations, voice.replica, voice.log, bucket, ground.clock)
 
 
 def _doubts(prober: Prober) -> list[str]:
