@@ -116,6 +116,11 @@ class Config:
         return self.nats_dir is not None or (self.embedded and not is_loopback(self.nats_host))
 
     @property
+    def visits_hub(self) -> bool:
+        """Whether this node works alone, and follows the NATS of the rest of the mesh while it is reached."""
+        return self.mode == "standalone" and self.nats_servers == self.nats_external
+
+    @property
     def mesh_tls(self) -> bool:
         """Whether this node logs in to NATS with its identity: TLS is asked for, and no other login set."""
         others = (self.nats_tls_ca, self.nats_tls_cert, self.nats_creds, self.nats_nkey_seed)
@@ -137,13 +142,16 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     secured = nats_dir is not None or not is_loopback(nats_host)
     own_server = f"{'tls' if secured else 'nats'}://127.0.0.1:{nats_port}"
     external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
+    mode = cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone"))
+    # A standalone node follows the mesh's NATS where that is reached, and works alone where it is not.
+    used = servers or (external if mode == "standalone" else ())
     return Config(
         mesh=values.checked("PMOVES_MESH_NAME", parse_label),
         node=values.node(),
-        mode=cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone")),
+        mode=mode,
         capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
-        nats_servers=servers or (own_server,),
-        embedded=not servers and nats_dir is None,
+        nats_servers=used or (own_server,),
+        embedded=not used and nats_dir is None,
         nats_port=nats_port,
         nats_host=nats_host,
         nats_dir=nats_dir,

@@ -56,7 +56,6 @@ class Replica:
         verifier: what the events come through; it counts those that are refused.
         gaps: how many links in nodes' chains were missing.
         repairs: how often a disagreement with the stream or the bucket was found and mended.
-        current_ms: unix time at which it was last current, as far as it is known; 0 if it is not.
     """
 
     def __init__(self, verifier: Verifier, log: EventLog, bucket: Bucket, clock: Clock) -> None:
@@ -66,7 +65,6 @@ class Replica:
         self.outcomes: Final[Counter[str]] = Counter()
         self.gaps = 0
         self.repairs: Final[Counter[str]] = Counter(dict.fromkeys(get_args(Repair), 0))
-        self.current_ms = 0
         self._log = log
         self._bucket = bucket
         self._clock = clock
@@ -107,7 +105,8 @@ class Replica:
             return 0.0
         if self._current_s is not None:
             return self._clock.monotonic_s() - self._current_s
-        return max(0, self._clock.now_ms() - self.current_ms) / 1000 if self.current_ms else None
+        current_ms = self.registry.current_ms
+        return max(0, self._clock.now_ms() - current_ms) / 1000 if current_ms else None
 
     async def run(self) -> None:
         """Follows the log for ever, from the position the registry is at.
@@ -256,6 +255,7 @@ class Replica:
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         registry.position = floor
+        registry.current_ms = self.registry.current_ms
         registry.anchor = continuity.anchor_of(held, floor, self.verifier.trust.mesh)
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
@@ -275,7 +275,7 @@ class Replica:
         self._pending = batch.pending
         if self.is_current:
             self._informed = True
-            self._current_s, self.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
+            self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
             await self._fetch_missing()
         async with self._moved:
             self._moved.notify_all()

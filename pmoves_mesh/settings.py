@@ -23,14 +23,15 @@ SETTINGS: Final = (
     Setting(
         "SERVICE_MODE",
         "docked",
-        "`docked` or `standalone`: announced, and the default of this node's instances",
+        "`docked` uses the mesh's NATS; `standalone` works alone too; the default of this node's instances",
     ),
     Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
     Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
     Setting(
         "NATS_EXTERNAL_URL",
         "",
-        "comma list of the addresses at which NATS is reached from outside; shown in the status",
+        "comma list of the addresses at which NATS is reached from outside; in mode `standalone`, "
+        "if `NATS_URL` is unset, those of the mesh's NATS, used while it can be reached",
     ),
     Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
     Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),

@@ -250,7 +250,7 @@ async def _leave(parts: _Parts) -> None:
         async with asyncio.timeout(_LEAVE_S):
             await parts.announcer.leave("stopped")
             await parts.outbox.drained(_LEAVE_S)
-        await parts.saver.save()
+        await parts.saver.save(last=True)
     except TimeoutError:
         _log.warning("left without the log's word; it is told at the next start")
     except (StoreError, CapacityError) as error:

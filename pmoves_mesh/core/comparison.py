@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core import records
 from pmoves_mesh.core.event import InstanceExpired, NodeAnnounced, NodeLeft, NodeLost
-from pmoves_mesh.core.model import Stamp
+from pmoves_mesh.core.model import NEVER, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 
@@ -49,22 +49,24 @@ class Difference(Struct, frozen=True, kw_only=True):
     problem: Problem
 
 
-def marks_of(registry: Registry, *, listed: bool = False) -> dict[str, Mark]:
-    """Returns the marks of a registry.
-
-    Args:
-        registry: what is reduced.
-        listed: whether only what readers see counts, which is nodes and listed instances.
-    """
+def marks_of(registry: Registry) -> dict[str, Mark]:
+    """Returns the marks of what the bucket should hold, by what a registry holds."""
     marks: dict[str, Mark] = {}
     for node in registry.nodes.values():
         if node.announced is not None:
             marks[records.node_key(node.name)] = Mark(node.announced_stamp, node.status)
         for key, entry in node.entries.items():
-            if not listed or registry.is_listed(entry):
-                marks[records.instance_key(key)] = Mark(entry.stamp, "expired" if key in node.expired else "")
-    if not listed:
-        marks.update(marks_in({key: records.decode(value) for key, value in registry.decrees.items()}))
+            said = "expired" if key in node.expired else ""
+            marks[records.instance_key(key)] = Mark(entry.stamp, said)
+    return marks | marks_in({key: records.decode(value) for key, value in registry.decrees.items()})
+
+
+def shown_of(registry: Registry) -> dict[str, Mark]:
+    """Returns the marks of what readers see of a registry: nodes' statuses and instances' revisions."""
+    marks = {records.node_key(name): Mark(NEVER, node.status) for name, node in registry.nodes.items()}
+    for entry in registry.entries():
+        if registry.is_listed(entry):
+            marks[records.instance_key(entry.key)] = Mark(Stamp(0, entry.stamp.revision))
     return marks
 
 
@@ -88,11 +90,6 @@ def compare(
         if problem is not None:
             found.append(Difference(key=key, place=place, problem=problem))
     return found
-
-
-def without_incarnations(marks: Mapping[str, Mark]) -> dict[str, Mark]:
-    """Returns marks as the HTTP API shows them: it tells no incarnations of instances."""
-    return {key: Mark(Stamp(0, mark.stamp.revision), mark.said) for key, mark in marks.items()}
 
 
 def _problem(wanted: Mark | None, held: Mark | None) -> Problem | None:

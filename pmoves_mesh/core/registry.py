@@ -137,6 +137,7 @@ class Registry:
         decrees: the record of each decree that this rests on, by its key in the bucket: signed, so
             that whoever holds it can give it to others.
         anchor: by what the stream is known again.
+        current_ms: until when it is known to have been what the stream gave, unix milliseconds.
     """
 
     def __init__(self) -> None:
@@ -148,6 +149,7 @@ class Registry:
         self.roots = Roots()
         self.decrees: Final[dict[str, bytes]] = {}
         self.anchor = Anchor()
+        self.current_ms = 0
         self._by_service: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._by_capability: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._count = 0

@@ -60,6 +60,7 @@ class _Snapshot(Struct, frozen=True):
     roots: tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
     decrees: dict[str, bytes]
     anchor: Anchor
+    current_ms: int
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -79,6 +80,7 @@ def dump(registry: Registry, mesh: str) -> bytes:
             roots=(registry.roots.position, registry.roots.certificates, registry.roots.retired),
             decrees=registry.decrees,
             anchor=registry.anchor,
+            current_ms=registry.current_ms,
         )
     )
 
@@ -102,6 +104,7 @@ def load(data: bytes, mesh: str) -> Registry:
     registry.revoked.update(snapshot.revoked)
     registry.decrees.update(snapshot.decrees)
     registry.anchor = snapshot.anchor
+    registry.current_ms = snapshot.current_ms
     for service, node, instance_id, position, evicts in snapshot.evictions:
         registry.evictions[service, node, instance_id] = (position, evicts)
     for held in snapshot.nodes:

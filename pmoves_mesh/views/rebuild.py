@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -109,6 +109,35 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
         if key not in seen:
             written += await _write(bucket, key, record, 0)
     return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
+
+
+async def expected(
+    log: EventLog, verifier: Verifier, held: Mapping[str, Record]
+) -> tuple[dict[str, Record], Ledger]:
+    """Returns what the bucket should hold, and what the stream gives together with what it forgot.
+
+    Args:
+        log: the stream.
+        verifier: what its events come through.
+        held: the records in the bucket that prove themselves, by their keys.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    bounds = await log.bounds()
+    ledger = await replay(log, verifier, bounds.last)
+    wanted = {
+        key: _with_forgotten(record, held.get(key), bounds.first) for key, record in ledger.held.items()
+    }
+    for key, record in sorted(held.items(), key=lambda item: item[1].position):
+        if record.position >= bounds.first:
+            continue
+        wanted.setdefault(key, record)
+        for one in reversed(tuple(_parts(record))):
+            message = LogMessage(sealed=one.sealed, position=one.position, time_ms=one.time_ms)
+            with suppress(RemoteProtocolError):
+                ledger.fold(message, await verifier.unseal(message))
+    return wanted, ledger
 
 
 async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
