@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -25,7 +26,7 @@ from pmoves_mesh.errors import (
     SequenceGap,
 )
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
-from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -293,7 +294,7 @@ class Replica:
 
     async def _fold(self, message: LogMessage) -> None:
         try:
-            events = await self._unsealed(message)
+            events = await self._patiently(lambda: self.verifier.unseal(message))
         except RemoteProtocolError as error:
             self.registry.position = max(self.registry.position, message.position)
             self.verifier.refuse(message, error)
@@ -318,18 +319,24 @@ class Replica:
             elif change.outcome == "applied" and isinstance(
                 event, InstanceEvicted | CertificatesRevoked | RootsRotated
             ):
-                record = records.record_of(
-                    message.sealed, event, position=message.position, time_ms=message.time_ms
-                )
-                registry.decrees[records.key_of(event)] = records.encode(record)
+                registry.decrees[records.key_of(event)] = records.encode(self._decree(event, message))
             changes.append((verified, change))
         return changes
 
-    async def _unsealed(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
+    def _decree(self, event: Event, message: LogMessage) -> records.Record:
+        """Returns the record of a decree, with what proves it even where the mesh lost that."""
+        sealed = message.sealed
+        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
+        certificate = self.verifier.trust.certificate(envelope.signer_of(sealed) or "")
+        return msgspec.structs.replace(record, certificate=certificate)
+
+    async def _patiently(
+        self, unseal: Callable[[], Coroutine[Any, Any, tuple[VerifiedEvent, ...]]]
+    ) -> tuple[VerifiedEvent, ...]:
         """Waits for the log where a certificate must come from it: no event is refused for an outage."""
         while True:
             try:
-                return await self.verifier.unseal(message)
+                return await unseal()
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
@@ -337,9 +344,9 @@ class Replica:
         """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         if record.ended is not None:
             await self._fold_record(registry, record.ended)
-        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        message = message_of(record)
         try:
-            events = await self._unsealed(message)
+            events = await self._patiently(lambda: self.verifier.unseal_record(record))
         except RemoteProtocolError as error:
             self.verifier.refuse(message, error)
             return

@@ -51,6 +51,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
         stamp: of the event; the compare-and-set goes by it.
         ended: for an event that ends something, the record of what it ends: the last announcement
             of a node that left or is lost, the last statement about an instance that expired.
+        certificate: the signer's (DER), where the bucket of identities may have lost it.
     """
 
     position: Counter
@@ -60,6 +61,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     event: msgspec.Raw
     stamp: Stamp
     ended: Record | None = None
+    certificate: bytes | None = None
 
     @property
     def sealed(self) -> SealedEvent:
@@ -177,10 +179,11 @@ def _statement(record: Record) -> Record | None:
     return record.ended if record.subject in _ENDINGS else record
 
 
-def _rank(record: Record) -> tuple[Stamp, int, int]:
+def _rank(record: Record) -> tuple[Stamp, int, int, bool]:
+    whole = record.certificate is not None
     if record.subject in _BY_POSITION:
-        return Stamp(0, 0), 0, record.position or record.stamp.incarnation - _FAR
-    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR)
+        return Stamp(0, 0), 0, record.position or record.stamp.incarnation - _FAR, whole
+    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR), whole
 
 
 _REMOVALS: Final = frozenset(

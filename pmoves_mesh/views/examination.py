@@ -11,7 +11,7 @@ from pmoves_mesh.core.comparison import Difference, Problem
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import RemoteProtocolError
-from pmoves_mesh.ports import Bucket, LogMessage
+from pmoves_mesh.ports import Bucket
 from pmoves_mesh.verifier import Verifier
 
 EVERY: Final = ">"
@@ -57,9 +57,8 @@ async def proved(key: str, record: Record, verifier: Verifier) -> tuple[Verified
     Raises:
         LogUnavailable: if a certificate cannot be fetched now.
     """
-    message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
     try:
-        found = await verifier.unseal(message)
+        found = await verifier.unseal_record(record)
         if record.ended is not None and not await proved(key, record.ended, verifier):
             return ()
     except RemoteProtocolError:

@@ -17,7 +17,7 @@ from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, SequenceConflict
 from pmoves_mesh.ports import Bucket, BucketEntry, Clock, EventLog, LogMessage
-from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.verifier import Verifier, message_of
 
 _READ_S: Final = 120.0
 
@@ -134,9 +134,8 @@ async def expected(
             continue
         wanted.setdefault(key, record)
         for one in reversed(tuple(_parts(record))):
-            message = LogMessage(sealed=one.sealed, position=one.position, time_ms=one.time_ms)
             with suppress(RemoteProtocolError):
-                ledger.fold(message, await verifier.unseal(message))
+                ledger.fold(message_of(one), await verifier.unseal_record(one))
     return wanted, ledger
 
 
