@@ -14,6 +14,7 @@ from pmoves_mesh.store.store import Store
 
 _log: Final = structlog.get_logger(__name__)
 
+_FIRST_S: Final = 1.0
 _PAUSE_MIN_S: Final = 10.0
 _PAUSE_PER_COST: Final = 100.0
 """A snapshot that takes 0.1 s to make is made every 10 s at most: 1 % of the time."""
@@ -47,7 +48,7 @@ class Saver:
 
     async def run(self) -> None:
         """Saves for ever, after changes, and seldom enough to cost next to nothing."""
-        pause_s = _PAUSE_MIN_S
+        pause_s = _FIRST_S
         while True:
             await self._clock.sleep(pause_s)
             began_s = self._clock.monotonic_s()
