@@ -133,7 +133,7 @@ async def expected(
         if record.position >= bounds.first:
             continue
         wanted.setdefault(key, record)
-        for one in reversed(tuple(_parts(record))):
+        for one in reversed(tuple(parts_of(record))):
             with suppress(RemoteProtocolError):
                 ledger.fold(message_of(one), await verifier.unseal_record(one))
     return wanted, ledger
@@ -161,14 +161,14 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
     ]
     # Read after the bucket, so that whatever is in the bucket and in this stream is within.
     bounds = await log.bounds()
-    positions = {one.position for _, record in held for one in _parts(record) if one.position}
+    positions = {one.position for _, record in held for one in parts_of(record) if one.position}
     last = max(positions, default=0)
     if not every and last <= bounds.last:
         standing = await _standing(log, {last} if last >= bounds.first else ())
         if last < bounds.first or all(
             one.position != last or (last, one.sealed.payload) in standing
             for _, record in held
-            for one in _parts(record)
+            for one in parts_of(record)
         ):
             return 0
     standing = await _standing(log, {each for each in positions if bounds.first <= each <= bounds.last})
@@ -177,18 +177,23 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
         if any(
             one.position > bounds.last
             or (one.position >= bounds.first and (one.position, one.sealed.payload) not in standing)
-            for one in _parts(record)
+            for one in parts_of(record)
         ):
             settled += await _write(bucket, entry.key, records.of_before(record), entry.revision)
     return settled
 
 
-def _parts(record: Record) -> Iterable[Record]:
+def parts_of(record: Record) -> Iterable[Record]:
+    """Returns a record, and the one that it ended."""
     return (record,) if record.ended is None else (record, record.ended)
 
 
 async def _standing(log: EventLog, positions: Collection[int]) -> set[tuple[int, bytes]]:
-    """Returns what stands in the stream at some of its positions."""
+    """Returns what stands in the stream at some of its positions.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
     found: set[tuple[int, bytes]] = set()
     if not positions:
         return found
