@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
 from nats.js.kv import KeyValue
@@ -163,12 +165,46 @@ def edit_snapshot(agent: AgentProcess, key: InstanceKey) -> None:
 
 
 async def test_a_replica_that_lost_an_instance_fetches_it_after_the_owners_next_announcement(often: Mesh):
-    alpha, beta = often.agents["alpha"], often.agents["beta"]
+    alpha = often.agents["alpha"]
     often.agree()
     alpha.terminate()
     edit_snapshot(alpha, InstanceKey("rag", "beta", "1"))
     alpha.restart()
     eventually(lambda: "rag" in alpha.names(), "alpha knows it again")
     assert alpha.registry["repairs"]["fetched"] >= 1
-    assert beta.registry["repairs"]["restated"] == beta.registry["repairs"]["restated"]
     eventually(lambda: checked(alpha)["same"], "nothing differs")
+
+
+@pytest.mark.parametrize("how", ["truncated", "overwritten"])
+def test_a_spoilt_snapshot_is_set_aside_and_made_anew_from_the_bucket(often: Mesh, how: str):
+    alpha = often.agents["alpha"]
+    often.agree()
+    names = set(alpha.names())
+    alpha.terminate()
+    path = alpha.data_dir / "snapshot.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if how == "truncated" else b"no database" * 1000)
+    alpha.restart()
+    (line,) = alpha.logged("snapshot set aside")
+    assert line["path"] == str(path.with_name("snapshot.db.damaged"))
+    assert path.with_name("snapshot.db.damaged").exists()
+    assert alpha.logged("booted from the bucket")
+    assert set(alpha.names()) == names
+
+
+def test_what_an_agent_holds_too_much_goes_with_the_owners_next_announcement(often: Mesh):
+    alpha = often.agents["alpha"]
+    often.agree()
+    alpha.terminate()
+    file = SnapshotFile(alpha.data_dir / "snapshot.db")
+    stored = file.load()
+    assert stored is not None
+    registry = snapshot.load(stored.blob, MESH)
+    entry = registry.entry(InstanceKey("rag", "beta", "1"))
+    assert entry is not None
+    registry.put(replace(entry, record=msgspec.structs.replace(entry.record, name="ghost")))
+    blob = snapshot.dump(registry, MESH)
+    file.save(type(stored)(position=stored.position, stream_id=stored.stream_id, blob=blob))
+    alpha.restart()
+    eventually(lambda: "ghost" not in alpha.names(), "it is dropped")
+    assert alpha.registry["repairs"]["dropped"] >= 1

@@ -10,6 +10,14 @@ from typing import Any
 
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
+from builders import NOW_MS, Authority, registered
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pmoves_mesh.agent import backup
+from pmoves_mesh.config import load
+from pmoves_mesh.core import envelope, records
+from pmoves_mesh.core.backup import Header, pack
+from pmoves_mesh.errors import MalformedEvent
 
 FAST = {"ANNOUNCE_SEC": "1", "PMOVES_RECONCILE_S": "1"}
 
@@ -140,3 +148,25 @@ def test_each_changed_line_is_refused_by_its_name_and_the_file_of_another_mesh_i
     absent = alpha.run("snapshot", "restore", str(tmp_path / "nothing"))
     assert (absent.returncode, absent.stderr.count("\n")) == (1, 1)
     assert "No such file" in absent.stderr
+
+
+async def test_a_record_that_does_not_prove_itself_is_refused_although_a_node_signed_the_file(tmp_path: Path):
+    authority = Authority()
+    alpha, stranger = authority.identity("alpha"), Authority().identity("alpha")
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "tls" / "ca.crt").write_bytes(authority.root.public_bytes(Encoding.PEM))
+    config = load({}, tmp_path)
+    header = Header(mesh=config.mesh, made="", position=1, stream="", roots=())
+    event = registered(1)
+    for signer, key, believed in (
+        (alpha, "service.rag.alpha.1", True),
+        (stranger, "service.rag.alpha.1", False),
+        (alpha, "service.other.alpha.1", False),
+    ):
+        record = records.record_of(envelope.seal(event, signer), event, position=1, time_ms=NOW_MS)
+        data = pack(header, {alpha.fingerprint: alpha.der}, {key: record}, alpha, alpha.der)
+        if believed:
+            assert (await backup._checked(config, data)).records == {key: record}
+        else:
+            with pytest.raises(MalformedEvent, match=f"record {key}: does not prove itself"):
+                await backup._checked(config, data)
