@@ -207,3 +207,26 @@ def test_what_is_mended_is_counted_in_the_metrics(alpha: AgentProcess):
     for kind in ("dropped", "fetched", "restated", "bucket", "truncated", "replaced"):
         assert f'pmoves_mesh_repairs_total{{kind="{kind}"}}' in text
     assert set(json.loads(alpha.get("/api/status").text)["registry"]["repairs"]) >= {"bucket", "replaced"}
+
+
+@pytest.mark.parametrize("lost", ["the stream", "everything"])
+async def test_a_revocation_keeps_its_effect_in_a_stream_whose_positions_begin_again(mesh: Mesh, lost: str):
+    alpha, beta = mesh.agents["alpha"], mesh.agents["beta"]
+    alpha.register("of-alpha", port=1)
+    beta.register("of-beta", port=1)
+    all_know(mesh, {"of-alpha", "of-beta"})
+    done = alpha.run("certs", "revoke", "beta", "--reason", "stolen")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: alpha.names() == ["of-alpha"], "alpha heeds it")
+    if lost == "everything":
+        mesh.server.kill()
+        shutil.rmtree(mesh.server.directory / "store")
+        mesh.server.start()
+    else:
+        await delete_stream(mesh, STREAM)
+    eventually(lambda: alpha.is_ready() and alpha.registry["repairs"]["replaced"] == 1, "alpha begins anew")
+    gamma = mesh.started("gamma", **FAST)
+    for agent in (alpha, gamma):
+        eventually(lambda agent=agent: agent.names() == ["of-alpha"], f"{agent.node} believes alpha alone")
+        eventually(lambda agent=agent: agent.registry["rejected"].get("revoked", 0) > 0, "beta is refused")
+    assert "revoked" in beta.post("/api/services", {"name": "defiant", "port": 2}).body["detail"]
