@@ -99,6 +99,7 @@ class Config:
     ca_passphrase: Secret | None
     ca_urls: tuple[str, ...]
     lease_ttl_s: int
+    reconcile_s: int
     dns_port: int
     command_checks: bool
     announce_s: float
@@ -115,6 +116,11 @@ class Config:
     def secured(self) -> bool:
         """Whether the NATS server runs on this host and asks everybody for a certificate of the mesh."""
         return self.nats_dir is not None or (self.embedded and not is_loopback(self.nats_host))
+
+    @property
+    def visits_hub(self) -> bool:
+        """Whether this node works alone, and follows the NATS of the rest of the mesh while it is reached."""
+        return self.mode == "standalone" and self.nats_servers == self.nats_external
 
     @property
     def mesh_tls(self) -> bool:
@@ -138,13 +144,16 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     secured = nats_dir is not None or not is_loopback(nats_host)
     own_server = f"{'tls' if secured else 'nats'}://127.0.0.1:{nats_port}"
     external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
+    mode = cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone"))
+    # A standalone node follows the mesh's NATS where that is reached, and works alone where it is not.
+    used = servers or (external if mode == "standalone" else ())
     return Config(
         mesh=values.checked("PMOVES_MESH_NAME", parse_label),
         node=values.node(),
-        mode=cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone")),
+        mode=mode,
         capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
-        nats_servers=servers or (own_server,),
-        embedded=not servers and nats_dir is None,
+        nats_servers=used or (own_server,),
+        embedded=not used and nats_dir is None,
         nats_port=nats_port,
         nats_host=nats_host,
         nats_dir=nats_dir,
@@ -164,6 +173,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         ca_passphrase=values.secret("MESH_PASSPHRASE"),
         ca_urls=values.ca_urls("PMOVES_CA_URL"),
         lease_ttl_s=values.integer("PMOVES_LEASE_TTL_S", 2, 300),
+        reconcile_s=values.integer("PMOVES_RECONCILE_S", 1, 86400),
         dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
         command_checks=values.choice("PMOVES_COMMAND_CHECKS", "0", "1") == "1",
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -59,7 +59,6 @@ class EventLog(Protocol):
     @property
     def connected(self) -> bool:
         """Whether the log can be reached at this moment."""
-        ...
 
     async def publish(self, sealed: SealedEvent, *, ttl_s: int | None = None) -> int:
         """Appends an event, once however often it is called (by `Nats-Msg-Id`), and returns its position.
@@ -71,16 +70,14 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: if no acknowledgement came in time. The event may still be in the stream.
         """
-        ...
 
-    def tail(self, after: int) -> AsyncIterator[TailBatch]:
+    def tail(self, after: int) -> AsyncGenerator[TailBatch, None]:
         """Yields every event with a position above `after`, in order, each once, without end.
 
         It goes on after the server was away, and says so by a batch whose `pending` is None. It
         begins with a batch, empty if there is nothing, as soon as the log answers. A stream that
         begins after `after + 1` is followed from its first message.
         """
-        ...
 
     async def bounds(self) -> LogBounds:
         """Returns which positions the stream holds.
@@ -88,7 +85,6 @@ class EventLog(Protocol):
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        ...
 
 
 class BucketEntry(Struct, frozen=True, kw_only=True):
@@ -108,7 +104,6 @@ class Bucket(Protocol):
 
     async def get(self, key: str) -> BucketEntry | None:
         """Returns the latest value of a key, or None if it has none."""
-        ...
 
     async def put(
         self, key: str, value: bytes, *, expected: int | None = None, ttl_s: int | None = None
@@ -125,7 +120,6 @@ class Bucket(Protocol):
         Raises:
             SequenceConflict: if the key has another revision than `expected`.
         """
-        ...
 
     async def delete(self, key: str, *, expected: int | None = None) -> None:
         """Removes a key, if it is there.
@@ -137,15 +131,12 @@ class Bucket(Protocol):
         Raises:
             SequenceConflict: if the key has another revision than `expected`.
         """
-        ...
 
     async def keys(self, pattern: str = ">") -> list[str]:
         """Returns the keys that match a NATS subject pattern."""
-        ...
 
     def load(self, pattern: str = ">") -> AsyncIterator[BucketEntry]:
         """Yields the latest value of every key that matches `pattern`, once, then ends."""
-        ...
 
 
 class Delivery(Protocol):
@@ -154,11 +145,9 @@ class Delivery(Protocol):
     @property
     def message(self) -> LogMessage:
         """The event."""
-        ...
 
     async def ack(self) -> None:
         """Says that the work is done; without it the message is handed out again."""
-        ...
 
 
 class WorkQueue(Protocol):
@@ -170,7 +159,6 @@ class WorkQueue(Protocol):
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        ...
 
     async def floor(self) -> int:
         """Returns the position up to which every event was acknowledged.
@@ -178,7 +166,6 @@ class WorkQueue(Protocol):
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        ...
 
 
 class Marker(Protocol):
@@ -187,15 +174,12 @@ class Marker(Protocol):
     @property
     def node(self) -> str:
         """Whose lease it was."""
-        ...
 
     async def ack(self) -> None:
         """Says that it was judged; without it the marker is handed out again."""
-        ...
 
     async def working(self) -> None:
         """Says that it is being judged; to be repeated every second."""
-        ...
 
 
 class Markers(Protocol):
@@ -207,7 +191,6 @@ class Markers(Protocol):
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
-        ...
 
 
 class Clock(Protocol):
@@ -215,15 +198,12 @@ class Clock(Protocol):
 
     def now_ms(self) -> int:
         """Returns unix time in milliseconds; may jump."""
-        ...
 
     def monotonic_s(self) -> float:
         """Returns seconds since some start; never goes back."""
-        ...
 
     async def sleep(self, seconds: float) -> None:
         """Waits."""
-        ...
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -254,7 +234,6 @@ class Registrar(Protocol):
             CapacityError: if this node holds too many instances.
             StoreError: if it cannot be made durable.
         """
-        ...
 
     async def deregister(
         self, service: str, *, node: str | None = None, instance_id: str | None = None, wait: bool = True
@@ -266,7 +245,6 @@ class Registrar(Protocol):
             NotOwnerError: if there is, but only on other nodes.
             StoreError: if it cannot be made durable.
         """
-        ...
 
 
 class Reporter(Protocol):
@@ -300,7 +278,6 @@ class Reporter(Protocol):
             InvalidFieldError: if none of them reports by itself, or several do and none is named.
             StoreError: if it cannot be made durable.
         """
-        ...
 
 
 class Maintainer(Protocol):
@@ -315,13 +292,11 @@ class Maintainer(Protocol):
         self, service: str, reason: str | None, *, instance_id: str | None = None, wait: bool = True
     ) -> tuple[Sequence[InstanceKey], int | None]:
         """Sets or lifts the mark of a service of this node, or of one instance."""
-        ...
 
     async def maintain_node(
         self, node: str, reason: str | None, *, wait: bool = True
     ) -> tuple[Sequence[InstanceKey], int | None]:
         """Sets or lifts the mark of this whole node, and of whatever it registers meanwhile."""
-        ...
 
 
 class Enrolment(Struct, frozen=True, kw_only=True):
@@ -393,12 +368,9 @@ class Enroller(Protocol):
 
     async def enrol(self, wanted: Enrolment) -> IssuedIdentity:
         """Lets a host in, once per token."""
-        ...
 
     async def renew(self, wanted: Renewal) -> IssuedIdentity:
         """Gives a new certificate to whoever holds the key of one that was not revoked."""
-        ...
 
     async def certify(self, wanted: ServiceRequest) -> IssuedIdentity:
         """Gives a service on a node an identity of its own."""
-        ...

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any, Final, Literal, get_args
 
+import msgspec
 import structlog
 from msgspec import Struct
 
-from pmoves_mesh.core import envelope, projection, records
-from pmoves_mesh.core.change import Change, Outcome
+from pmoves_mesh.core import continuity, envelope, projection, records
+from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
-from pmoves_mesh.core.event import Event
-from pmoves_mesh.core.model import InstanceKey, Stamp
-from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import CertificateRevoked, LogUnavailable, RemoteProtocolError, ReplicaBehindError
+from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, NodeAnnounced, RootsRotated
+from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.registry import Anchor, Registry
+from pmoves_mesh.errors import (
+    CertificateRevoked,
+    LogUnavailable,
+    RemoteProtocolError,
+    ReplicaBehindError,
+    SequenceGap,
+)
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
-from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
+
+Repair = Literal["dropped", "fetched", "restated", "bucket", "truncated", "replaced"]
+"""How a disagreement was mended: an instance that a manifest does not list was dropped, or one that it
+lists was fetched; this node stated again what the mesh did not know of it; a key of the bucket was
+written or removed; this replica began anew, since the stream was truncated, or made anew or restored."""
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
@@ -44,6 +56,7 @@ class Replica:
         outcomes: how many events were applied, repeated, outdated.
         verifier: what the events come through; it counts those that are refused.
         gaps: how many links in nodes' chains were missing.
+        repairs: how often a disagreement with the stream or the bucket was found and mended.
     """
 
     def __init__(self, verifier: Verifier, log: EventLog, bucket: Bucket, clock: Clock) -> None:
@@ -52,6 +65,7 @@ class Replica:
         self.verifier: Final = verifier
         self.outcomes: Final[Counter[str]] = Counter()
         self.gaps = 0
+        self.repairs: Final[Counter[str]] = Counter(dict.fromkeys(get_args(Repair), 0))
         self._log = log
         self._bucket = bucket
         self._clock = clock
@@ -73,16 +87,27 @@ class Replica:
         return self._pending == 0 and self._log.connected
 
     @property
+    def follows(self) -> bool:
+        """Whether it follows the stream at this moment, and has seen that this is the one that it knows."""
+        return self._pending is not None and self._log.connected
+
+    @property
     def is_informed(self) -> bool:
         """Whether it ever held what the stream held, so that what it lacks was not there."""
         return self._informed
 
     @property
     def stale_s(self) -> float | None:
-        """Seconds since this replica was last current; None if it never was; 0 if it is now."""
+        """Seconds since this replica was last current; None if it never was; 0 if it is now.
+
+        For what an earlier run of this agent saved, the date tells, and that may have jumped.
+        """
         if self.is_current:
             return 0.0
-        return None if self._current_s is None else self._clock.monotonic_s() - self._current_s
+        if self._current_s is not None:
+            return self._clock.monotonic_s() - self._current_s
+        current_ms = self.registry.current_ms
+        return max(0, self._clock.now_ms() - current_ms) / 1000 if current_ms else None
 
     async def run(self) -> None:
         """Follows the log for ever, from the position the registry is at.
@@ -96,22 +121,66 @@ class Replica:
         """
         try:
             await self.verifier.learn_roots(self._bucket)
-            async for batch in self._log.tail(self.registry.position):
-                await self._take(batch)
+            while True:
+                await self._follow()
         finally:
             self._pending = None
 
-    async def wait_position(self, position: int, timeout_s: float) -> None:
+    async def _follow(self) -> None:
+        """Follows the log until it is away; from the anchor on, so that its history is known again."""
+        after = continuity.begin_after(self.position, self.registry.anchor)
+        known = False
+        async with aclosing(self._log.tail(after)) as tail:
+            async for batch in tail:
+                if batch.pending is None:
+                    self._pending = None
+                    if known:
+                        return
+                elif known or batch.messages or batch.pending == 0:
+                    try:
+                        await self._take(batch if known else await self._known_again(batch))
+                    except LogUnavailable:
+                        self._pending = None
+                        await self._clock.sleep(_RETRY_S)
+                        return
+                    known = True
+
+    async def _known_again(self, batch: TailBatch) -> TailBatch:
+        """Returns what is new in the first batch, if the stream continues what was followed before.
+
+        Raises:
+            SequenceGap: if it does not: it was truncated, made anew or restored.
+            LogUnavailable: if the log cannot be reached.
+        """
+        bounds, first = await self._log.bounds(), next(iter(batch.messages), None)
+        read = Anchor()
+        if first is not None:
+            read = Anchor(first.position, envelope.digest(first.sealed, self.verifier.trust.mesh))
+        anchor = self.registry.anchor
+        if continuity.check_known(self.position, anchor, bounds.first, bounds.last, read):
+            return TailBatch(messages=batch.messages[1:], pending=batch.pending)
+        return batch
+
+    async def wait_position(self, position: int, timeout_s: float, *, following: bool = False) -> None:
         """Waits until the replica has folded in `position`.
+
+        Args:
+            position: of the stream.
+            timeout_s: how long to wait.
+            following: whether it must be a position of the stream as it is now, and the log be there.
 
         Raises:
             ReplicaBehindError: if it has not within `timeout_s`.
         """
+
+        def reached() -> bool:
+            return self.position >= position and (self.follows or not following)
+
         try:
             async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self.registry.position >= position)
+                await self._moved.wait_for(reached)
         except TimeoutError:
-            raise ReplicaBehindError(self.registry.position, position) from None
+            raise ReplicaBehindError(self.position, position) from None
 
     async def wait_current(self, timeout_s: float) -> bool:
         """Waits until the replica is current, and returns whether it became so in time."""
@@ -167,45 +236,43 @@ class Replica:
         self.stream_id = stream_id
         self._informed = stream_id != ""
 
-    async def restore_from_bucket(self, floor: int) -> int:
+    async def restore_from_bucket(self, floor: int, carried: Mapping[str, bytes] | None = None) -> int:
         """Begins from the registry bucket, complete up to `floor`, and returns how many keys it held.
+
+        Args:
+            floor: a position of the stream.
+            carried: records that hold although the bucket may lack them, by their keys.
 
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        held = [record async for record in _records(self._bucket)]
-        held.sort(key=lambda record: record.position)
+        found = {key: record async for key, record in _records(self._bucket)}
+        for key, value in (carried or {}).items():
+            if (record := records.readable(value)) is not None:
+                found[key] = records.merged(found.get(key), record) or found[key]
+        held = sorted(found.values(), key=lambda record: record.position)
         # What was followed before may hold what was removed since, so that is left behind.
-        registry = Registry() if self.registry.position else self.registry
+        registry = Registry() if self.registry.position or carried is not None else self.registry
         for index, record in enumerate(held):
             await self._fold_record(registry, record)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         registry.position = floor
+        registry.current_ms = self.registry.current_ms
+        registry.anchor = continuity.anchor_of(held, floor, self.verifier.trust.mesh)
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
         for node in registry.nodes.values():
             node.gaps = 0
         self.registry = registry
+        self._informed = self._informed and carried is None
         return len(held)
 
-    async def kept(self, node: str) -> dict[InstanceKey, Stamp]:
-        """Returns the instances of a node that the registry bucket holds, each at its stamp.
-
-        Raises:
-            LogUnavailable: if the log cannot be reached.
-        """
-        found = {}
-        async for entry in self._bucket.load(f"service.*.{node}.*"):
-            key, record = records.parse_instance_key(entry.key), records.readable(entry.value)
-            if key is not None and record is not None:
-                found[key] = record.stamp
-        return found
-
     async def _take(self, batch: TailBatch) -> None:
+        await self._check_whole(batch)
         for index, message in enumerate(batch.messages):
             await self._fold(message)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
@@ -213,32 +280,67 @@ class Replica:
         self._pending = batch.pending
         if self.is_current:
             self._informed = True
-            self._current_s = self._clock.monotonic_s()
+            self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
             await self._fetch_missing()
         async with self._moved:
             self._moved.notify_all()
 
+    async def _check_whole(self, batch: TailBatch) -> None:
+        """Checks that what is missing among the positions of a batch was forgotten on purpose.
+
+        Raises:
+            SequenceGap: if the stream lost events before they were followed.
+            LogUnavailable: if the log cannot be reached.
+        """
+        reached = continuity.before_hole(self.position, (one.position for one in batch.messages))
+        if reached is not None and (bounds := await self._log.bounds()).first > reached + 1:
+            raise SequenceGap(reached, bounds.first)
+
     async def _fold(self, message: LogMessage) -> None:
         try:
-            events = await self._unsealed(message)
+            events = await self._patiently(lambda: self.verifier.unseal(message))
         except RemoteProtocolError as error:
             self.registry.position = max(self.registry.position, message.position)
             self.verifier.refuse(message, error)
             return
-        self._apply_all(self.registry, events, message)
+        for verified, change in self._apply_all(self.registry, events, message):
+            if change.outcome == "applied":
+                self.registry.anchor = Anchor(message.position, verified.digest)
+            if isinstance(verified.event, NodeAnnounced):
+                gone = sum(self.registry.entry(key) is None for key in change.instances)
+                self.repairs["dropped"] += gone
 
-    def _apply_all(self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage) -> None:
+    def _apply_all(
+        self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage
+    ) -> list[tuple[VerifiedEvent, Change]]:
+        changes = []
         for verified in events:
-            outcome = self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
-            if outcome == "revoked":
+            change = self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+            event = verified.event
+            if change.outcome == "revoked":
                 at = registry.revoked[verified.fingerprint]
                 self.verifier.refuse(message, CertificateRevoked(verified.signer, at))
+            elif change.outcome == "applied" and isinstance(
+                event, InstanceEvicted | CertificatesRevoked | RootsRotated
+            ):
+                registry.decrees[records.key_of(event)] = records.encode(self._decree(event, message))
+            changes.append((verified, change))
+        return changes
 
-    async def _unsealed(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
+    def _decree(self, event: Event, message: LogMessage) -> records.Record:
+        """Returns the record of a decree, with what proves it even where the mesh lost that."""
+        sealed = message.sealed
+        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
+        certificate = self.verifier.trust.certificate(envelope.signer_of(sealed) or "")
+        return msgspec.structs.replace(record, certificate=certificate)
+
+    async def _patiently(
+        self, unseal: Callable[[], Coroutine[Any, Any, tuple[VerifiedEvent, ...]]]
+    ) -> tuple[VerifiedEvent, ...]:
         """Waits for the log where a certificate must come from it: no event is refused for an outage."""
         while True:
             try:
-                return await self.verifier.unseal(message)
+                return await unseal()
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
@@ -246,9 +348,9 @@ class Replica:
         """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         if record.ended is not None:
             await self._fold_record(registry, record.ended)
-        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
+        message = message_of(record)
         try:
-            events = await self._unsealed(message)
+            events = await self._patiently(lambda: self.verifier.unseal_record(record))
         except RemoteProtocolError as error:
             self.verifier.refuse(message, error)
             return
@@ -256,7 +358,7 @@ class Replica:
         self._apply_all(registry, events, message)
         registry.position = followed
 
-    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Outcome:
+    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
         before = registry.roots
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
         self.outcomes[change.outcome] += 1
@@ -268,7 +370,7 @@ class Replica:
             applied = Applied(verified=verified, change=change, position=position)
             for callback in tuple(self._subscribers):
                 callback(applied)
-        return change.outcome
+        return change
 
     async def _fetch_missing(self) -> None:
         """Fetches from the bucket what a manifest lists and the stream did not bring."""
@@ -284,9 +386,10 @@ class Replica:
                 return
             if entry is not None and (record := records.readable(entry.value)) is not None:
                 await self._fold_record(self.registry, record)
+                self.repairs["fetched"] += key not in node.missing
 
 
-async def _records(bucket: Bucket) -> AsyncIterator[records.Record]:
+async def _records(bucket: Bucket) -> AsyncIterator[tuple[str, records.Record]]:
     async for entry in bucket.load():
         if (record := records.readable(entry.value)) is not None:
-            yield record
+            yield entry.key, record

@@ -23,14 +23,15 @@ SETTINGS: Final = (
     Setting(
         "SERVICE_MODE",
         "docked",
-        "`docked` or `standalone`: announced, and the default of this node's instances",
+        "`docked` uses the mesh's NATS; `standalone` works alone too; the default of this node's instances",
     ),
     Setting("NODE_CAPABILITIES", "", "comma list of what this node can do, such as `gpu:rtx5090`"),
     Setting("NATS_URL", "", "comma list of NATS servers; if unset, an embedded one is run on loopback"),
     Setting(
         "NATS_EXTERNAL_URL",
         "",
-        "comma list of the addresses at which NATS is reached from outside; shown in the status",
+        "comma list of the addresses at which NATS is reached from outside; in mode `standalone`, "
+        "if `NATS_URL` is unset, those of the mesh's NATS, used while it can be reached",
     ),
     Setting("NATS_USER", "", "user for NATS; outranks the one in a URL"),
     Setting("NATS_PASSWORD", "", "password for NATS; outranks the one in a URL"),
@@ -82,6 +83,7 @@ SETTINGS: Final = (
     Setting(
         "PMOVES_LEASE_TTL_S", "10", "seconds after which a node that gives no sign of life is lost, 2 to 300"
     ),
+    Setting("PMOVES_RECONCILE_S", "600", "seconds between comparisons of the bucket with what is known here"),
     Setting("PMOVES_UNSIGNED", "reject", "`accept` reads unsigned announcements too, for a migration"),
     Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),

@@ -13,6 +13,7 @@ from msgspec import Struct
 from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import RootsRotated
+from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Roots
 from pmoves_mesh.core.trust import Signer, Trust
 from pmoves_mesh.errors import MalformedEvent, RemoteProtocolError, UntrustedIssuer
@@ -74,6 +75,12 @@ class Verifier:
             accept_unsigned=self.accept_unsigned,
         )
 
+    async def unseal_record(self, record: Record) -> tuple[VerifiedEvent, ...]:
+        """Returns what a record of the registry bucket states, as `unseal` does for a message."""
+        if record.certificate is not None:
+            self._admit(record.certificate)
+        return await self.unseal(message_of(record))
+
     async def signer(self, name: str) -> Signer | None:
         """Returns an identity by its certificate's fingerprint, fetched if it is not known yet.
 
@@ -107,13 +114,12 @@ class Verifier:
         record = records.readable(entry.value) if entry else None
         if record is None:
             return
-        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
         try:
-            for verified in await self.unseal(message):
+            for verified in await self.unseal_record(record):
                 if isinstance(verified.event, RootsRotated):
                     self.rotate(decrees.roots_of(verified.event, record.position))
         except RemoteProtocolError as error:
-            self.refuse(message, error)
+            self.refuse(message_of(record), error)
 
     def rotate(self, roots: Roots) -> None:
         """Believes the CA certificates that a rotation left, and no others."""
@@ -180,6 +186,11 @@ class Verifier:
             self._complained.clear()
         self._complained[key] = now_s
         _log.warning("event rejected", reason=reason, signer=who[:64], detail=detail)
+
+
+def message_of(record: Record) -> LogMessage:
+    """Returns a record's event as the stream had it."""
+    return LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
 
 
 def _certificate(pem: str) -> x509.Certificate:

@@ -24,6 +24,7 @@ from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness import keeper_of, watching
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
+from pmoves_mesh.agent.reconcile import Charge, Reconciler
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trust.certificates import CertificateWatch
@@ -178,8 +179,11 @@ async def _assemble(
     listening(port)
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
     custody.restate = announcer.restate
-    lease = keeper_of(ground, author, replica, clones.note)
-    joined = (link.tend, lease.run, *_speaking(ground, voice), *custody.joined_loops)
+    lease, reconciler = (
+        keeper_of(ground, author, replica, clones.note),
+        _reconciler(ground, voice, announcer, link),
+    )
+    joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
@@ -187,6 +191,18 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
+
+
+def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:
+    charge = Charge(
+        node=ground.config.node,
+        interval_s=ground.config.reconcile_s,
+        restate=announcer.restate,
+        waiting=lambda: voice.outbox.depth,
+        begun_anew=link.begun_anew,
+    )
+    bucket = NatsBucket(ground.connection, topology.REGISTRY)
+    return Reconciler(charge, voice.registrations, voice.replica, voice.log, bucket, ground.clock)
 
 
 def _speaking(ground: Ground, voice: _Voice) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
@@ -220,7 +236,7 @@ async def _leave(parts: _Parts) -> None:
         async with asyncio.timeout(_LEAVE_S):
             await parts.announcer.leave("stopped")
             await parts.outbox.drained(_LEAVE_S)
-        await parts.saver.save()
+        await parts.saver.save(last=True)
     except TimeoutError:
         _log.warning("left without the log's word; it is told at the next start")
     except (StoreError, CapacityError) as error:

@@ -25,7 +25,7 @@ from pmoves_mesh.core.event import (
 from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.core.witness import announce_interval_s
-from pmoves_mesh.errors import CapacityError, LogError, LogUnavailable, StoreError
+from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Applied, Replica
 
@@ -35,9 +35,6 @@ _SERVICES_SHOWN_MAX: Final = 1000
 _START_S: Final = 2.0
 _MANIFEST_BYTES_MAX: Final = 160 * 1024
 _PAUSE_S: Final = 0.5
-
-_SETTLED_S: Final = 5.0
-"""So long after this run began, or outranked another life of this node, the bucket is asked once."""
 
 
 class Announcer:
@@ -65,7 +62,6 @@ class Announcer:
         self._latest: NodeAnnounced | None = None
         self._said: asyncio.Future[int] | None = None
         self._repeats = 0
-        self._unsure_since_s: float | None = clock.monotonic_s()
         self._contradicted = asyncio.Event()
 
     async def announce(self) -> asyncio.Future[int]:
@@ -152,11 +148,7 @@ class Announcer:
         return announce_interval_s(self._config.announce_s, len(self._replica.registry.nodes))
 
     async def _reconcile(self) -> None:
-        """States again what the stream no longer knows of this node, under a later incarnation if need be.
-
-        A while after this run began, or outranked another life, the bucket is asked too: which of the
-        words of two lives each replica keeps, and the bucket, depends on when they heard them.
-        """
+        """States again what the stream no longer knows of this node, under a later incarnation if need be."""
         if not self._is_believed():
             return  # it would say the same again and again, and nobody would take it
         node = self._replica.registry.nodes.get(self._author.node)
@@ -165,13 +157,10 @@ class Announcer:
             _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
             await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()
-            self._unsure_since_s = self._clock.monotonic_s()
-        kept = await self._kept()
         for key, held in tuple(self._registrations.held.items()):
-            stamp = held.stamp
-            lacking = kept is not None and kept.get(key) != stamp
-            if held.durable.is_set() and (lacking or not self._is_known(key, stamp)):
+            if held.durable.is_set() and not self._is_known(key, held.stamp):
                 await self._registrations.state(held.record, InstanceUpdated)
+                self._replica.repairs["restated"] += 1
 
     def _is_believed(self) -> bool:
         """Returns whether the mesh believes what this node signs now."""
@@ -181,18 +170,6 @@ class Announcer:
         if fingerprint in self._replica.registry.revoked:
             return False
         return signer is not None and trust.holds(signer.root, 0)
-
-    async def _kept(self) -> dict[InstanceKey, Stamp] | None:
-        """Returns what the bucket keeps of this node, once after there was reason to doubt it; else None."""
-        since_s = self._unsure_since_s
-        if since_s is None or self._clock.monotonic_s() - since_s < _SETTLED_S:
-            return None
-        try:
-            kept = await self._replica.kept(self._author.node)
-        except LogUnavailable:
-            return None
-        self._unsure_since_s = None
-        return kept
 
     def _is_known(self, key: InstanceKey, stamp: Stamp) -> bool:
         """Returns whether the mesh holds an instance as this node stated it last, and believes it."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.core import envelope
@@ -13,7 +16,7 @@ from pmoves_mesh.core.envelope import SealedEvent, SigningIdentity
 from pmoves_mesh.core.event import Event, InstanceUnregistered
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.errors import StoreError
+from pmoves_mesh.errors import CapacityError, StoreError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.records import Commit, NodeState, OutboxEntry, Outgoing, StoredRegistration
@@ -25,6 +28,9 @@ Place = dict[str, Any]
 _ALIAS_TTL_S: Final = 60
 """The older word for a removal serves listeners, not history: the stream need not keep it."""
 
+_DISK_S: Final = 30.0
+_COMMITTING_MAX: Final = 100_000
+
 
 _APART: Final = 2**16
 
@@ -33,7 +39,8 @@ class Author:
     """States events in this node's name, each with the next revision.
 
     A stated event is durable in the store, then folded into this node's replica, then on its
-    way to the stream, where events stand in the order in which they were stated.
+    way to the stream, where events stand in the order in which they were stated. Each names the
+    one before it, so if one cannot be stored, those that were stated after it are not stored either.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Author:
         self._outbox = outbox
         self._clock = clock
         self._state = store.state
+        self._heads: Final[deque[str]] = deque()
         self._finished = False
         self._committing: Final[set[asyncio.Task[asyncio.Future[int]]]] = set()
 
@@ -91,10 +99,15 @@ class Author:
             delete: a registration that goes together with the event.
 
         Raises:
-            StoreError: if it cannot be made durable, or the last word was said. Then nothing was stated.
+            StoreError: if it cannot be made durable, or the last word was said. Then nothing was
+                stated, unless the disk takes longer than 30 s: then it is stated when that is done.
+            CapacityError: if too many events wait already.
         """
         if self._finished:
             raise StoreError(self.node, "its agent is leaving the mesh")
+        if len(self._committing) >= _COMMITTING_MAX:
+            raise CapacityError("events that wait for the disk", _COMMITTING_MAX)
+        before = self._state.head
         sealed = [envelope.seal(event, self.identity) for event in build(self.place())]
         self._state = NodeState(
             incarnation=self._state.incarnation,
@@ -106,12 +119,20 @@ class Author:
             upserts=(upsert,) if upsert else (),
             deletes=((delete.service, delete.id),) if delete else (),
             appends=tuple(_outgoing(one) for one in sealed),
+            follows=before,
         )
+        self._heads.append(self._state.head)
         # It has its place and may be durable at any moment, so it goes out even if nobody waits any more.
         committing = asyncio.ensure_future(self._commit(commit))
         self._committing.add(committing)
         committing.add_done_callback(self._committed)
-        return await asyncio.shield(committing)
+        try:
+            async with asyncio.timeout(_DISK_S):
+                return await asyncio.shield(committing)
+        except TimeoutError:
+            raise StoreError(
+                self.node, f"the disk took longer than {_DISK_S:.0f} s: is it failing?"
+            ) from None
 
     async def finish(self, build: Callable[[Place], Sequence[Event]]) -> asyncio.Future[int]:
         """States what `build` makes of the next place, and refuses to state anything after it.
@@ -127,13 +148,30 @@ class Author:
         return await self.state(last)
 
     async def _commit(self, commit: Commit) -> asyncio.Future[int]:
-        seqs = await self._store.commit(commit)
+        try:
+            seqs = await self._store.commit(commit)
+        except (StoreError, CapacityError):
+            self._take_back(commit)
+            raise
+        while self._heads.popleft() != commit.state.head:
+            pass
         futures = [
             self._outbox.put(OutboxEntry(seq=seq, sealed=one.sealed, ttl_s=one.ttl_s))
             for seq, one in zip(seqs, commit.appends, strict=True)
         ]
         self._replica.apply_own(commit.appends[0].sealed)
         return futures[0]
+
+    def _take_back(self, commit: Commit) -> None:
+        """Lets the next event follow the last one that is stored, or still may be; revisions go on.
+
+        What was stated meanwhile follows the one that failed, so it fails as well.
+        """
+        if commit.state.head not in self._heads:
+            return
+        while self._heads.pop() != commit.state.head:
+            pass
+        self._state = msgspec.structs.replace(self._state, head=commit.follows)
 
     def _committed(self, committing: asyncio.Task[asyncio.Future[int]]) -> None:
         self._committing.discard(committing)
@@ -145,9 +183,14 @@ class Author:
 
         How much later is random: of two runs with one identity, which outrank each other while their
         clocks are behind, neither may say anything under the other's stamp.
+
+        Raises:
+            StoreError: if it cannot be made durable; what is stated next makes it so.
         """
-        floor = max(self._store.state.incarnation, above) + 1 + secrets.randbelow(_APART)
-        self._state = await self._store.begin_incarnation(max(self._clock.now_ms(), floor))
+        floor = max(self._state.incarnation, above) + 1 + secrets.randbelow(_APART)
+        head = self._state.head
+        self._state = NodeState(incarnation=max(self._clock.now_ms(), floor), revision=0, head=head)
+        await self._store.commit(Commit(state=self._state, follows=head))
 
 
 def _outgoing(sealed: SealedEvent) -> Outgoing:

@@ -61,6 +61,7 @@ class Facts:
             ca=replica.verifier.trust.root_fingerprints,
             version=__version__,
             warnings=self._warnings(),
+            repairs=dict(replica.repairs),
         )
 
     def _warnings(self) -> list[str]:
@@ -81,4 +82,6 @@ class Facts:
             warnings.append("PMOVES_INSECURE_HTTP=1: tokens and answers cross the network as plain text")
         if self._link.identity.fingerprint in self._replica.registry.revoked:
             warnings.append("this node's certificate was revoked: the mesh believes nothing that it says")
+        if self._link.incident:
+            warnings.append(f"the stream was not what it had been, {self._link.incident}")
         return [*warnings, *self._further()]

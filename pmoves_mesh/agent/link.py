@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Final
 
@@ -11,18 +12,21 @@ import structlog
 
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca
 from pmoves_mesh.config import Config
+from pmoves_mesh.core import records
 from pmoves_mesh.core.names import JETSTREAM_API, MESH_API, inbox_prefix
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, SequenceGap
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.endings import CLIENT_NAME
 from pmoves_mesh.log.queue import NatsWorkQueue
+from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock, LogBounds
-from pmoves_mesh.replica import Replica
+from pmoves_mesh.replica import Repair, Replica
+from pmoves_mesh.views.rebuild import settle
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -67,12 +71,16 @@ class Link:
         connection: to the mesh's NATS.
         identity: who this node is.
         problem: what keeps this node from the mesh now; empty if nothing does.
+        incident: what last befell the stream, and when; empty if nothing did.
+        begun_anew: set whenever this replica began anew; whoever waits for it clears it.
     """
 
     def __init__(
         self, config: Config, connection: Connection, replica: Replica, identity: Identity, clock: Clock
     ) -> None:
         self.problem = ""
+        self.incident = ""
+        self.begun_anew: Final = asyncio.Event()
         self._broken_off = False
         self._config = config
         self.connection: Final = connection
@@ -80,6 +88,8 @@ class Link:
         self.identity = identity
         self._clock = clock
         self._identities = NatsBucket(connection, topology.IDENTITIES)
+        self._registry = NatsBucket(connection, topology.REGISTRY)
+        self._log = NatsEventLog(connection)
         self._queue = NatsWorkQueue(connection)
         self._joined = asyncio.Event()
 
@@ -161,13 +171,44 @@ class Link:
         bounds = await self._ensure()
         await self.show(self.identity)
         other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
-        if replica.stream_id and (other or self._broken_off):
-            _log.warning("the stream was made anew or restored; this replica begins anew")
-            replica.restore(Registry(), "")
+        truncated = replica.position + 1 < bounds.first
+        if not replica.stream_id:
+            await self._boot(bounds)
+        elif other or (self._broken_off and not truncated):
+            await self._begin_anew(bounds)
+        elif truncated:
+            self._report("truncated", f"the stream begins at {bounds.first}, after {replica.position}")
+            await self._boot(bounds, dict(replica.registry.decrees))
+            self.begun_anew.set()
         self._broken_off = False
         replica.stream_id = bounds.stream_id
-        if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
-            await self._boot(bounds)
+
+    async def _begin_anew(self, bounds: LogBounds) -> None:
+        """Leaves the history that is no more, but for what operators decreed in it."""
+        decrees = self._replica.registry.decrees
+        self._report("replaced", f"the stream was made anew or restored; it ends at {bounds.last}")
+        carried = {
+            key: records.encode(records.of_before(records.decode(value))) for key, value in decrees.items()
+        }
+        await settle(self._log, self._registry, every=True)
+        for key, value in carried.items():
+            await self._restate(key, records.decode(value))
+        await self._boot(bounds, carried)
+        self.begun_anew.set()
+
+    async def _restate(self, key: str, carried: records.Record) -> None:
+        """Puts a decree into the bucket, if that lacks it: newcomers learn it from there."""
+        entry = await self._registry.get(key)
+        held = records.readable(entry.value) if entry else None
+        fresh = records.merged(held, carried)
+        if fresh is not None:
+            with suppress(SequenceConflict):  # another agent carries the same
+                await self._registry.put(key, records.encode(fresh), expected=entry.revision if entry else 0)
+
+    def _report(self, kind: Repair, what: str) -> None:
+        self._replica.repairs[kind] += 1
+        self.incident = f"{iso(self._clock.now_ms())}: {what}; this replica began anew from the bucket"
+        _log.warning("the stream is not what it was", kind=kind, detail=what)
 
     async def _ensure(self) -> LogBounds:
         config, trust = self._config, self._replica.verifier.trust
@@ -179,9 +220,10 @@ class Link:
             max_bytes=config.stream_max_bytes,
         )
 
-    async def _boot(self, bounds: LogBounds) -> None:
+    async def _boot(self, bounds: LogBounds, carried: Mapping[str, bytes] | None = None) -> None:
+        await settle(self._log, self._registry)
         floor = min(await self._queue.floor(), bounds.last)
-        keys = await self._replica.restore_from_bucket(floor)
+        keys = await self._replica.restore_from_bucket(floor, carried)
         if floor + 1 < bounds.first:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
         _log.info("booted from the bucket", keys=keys, position=floor)

@@ -14,9 +14,12 @@ from pmoves_mesh.store.store import Store
 
 _log: Final = structlog.get_logger(__name__)
 
+_FIRST_S: Final = 1.0
 _PAUSE_MIN_S: Final = 10.0
 _PAUSE_PER_COST: Final = 100.0
 """A snapshot that takes 0.1 s to make is made every 10 s at most: 1 % of the time."""
+_AGE_MAX_MS: Final = 10 * 60 * 1000
+"""An unchanged registry is saved again so seldom: all that is new in it is that it held until now."""
 
 
 class Saver:
@@ -28,6 +31,7 @@ class Saver:
         self._store = store
         self._clock = clock
         self._saved = (0, 0)
+        self._saved_ms = 0
 
     async def load(self) -> None:
         """Lets the replica begin from the snapshot, if there is one that can be read."""
@@ -40,11 +44,11 @@ class Saver:
             _log.warning("snapshot not used", detail=str(error))
             return
         self._replica.restore(registry, stored.stream_id)
-        self._saved = (registry.position, registry.version)
+        self._saved, self._saved_ms = (registry.position, registry.version), registry.current_ms
 
     async def run(self) -> None:
         """Saves for ever, after changes, and seldom enough to cost next to nothing."""
-        pause_s = _PAUSE_MIN_S
+        pause_s = _FIRST_S
         while True:
             await self._clock.sleep(pause_s)
             began_s = self._clock.monotonic_s()
@@ -55,16 +59,22 @@ class Saver:
             cost_s = self._clock.monotonic_s() - began_s
             pause_s = max(_PAUSE_MIN_S, cost_s * _PAUSE_PER_COST)
 
-    async def save(self) -> None:
-        """Saves the registry, if it changed since.
+    async def save(self, *, last: bool = False) -> None:
+        """Saves the registry, if it changed since, or held for longer than was saved.
+
+        Args:
+            last: whether this is the last chance, so that every moment counts that it held.
 
         Raises:
             StoreError: if it cannot be written.
         """
-        registry = self._replica.registry
+        registry, replica = self._replica.registry, self._replica
         now = (registry.position, registry.version)
-        if now == self._saved or self._replica.stream_id == "":
+        if replica.is_current:
+            registry.current_ms = self._clock.now_ms()
+        held_ms = registry.current_ms - self._saved_ms
+        if replica.stream_id == "" or (now == self._saved and held_ms < (1 if last else _AGE_MAX_MS)):
             return
         blob = snapshot.dump(registry, self._mesh)
-        await self._store.save_snapshot(registry.position, self._replica.stream_id, blob)
-        self._saved = now
+        await self._store.save_snapshot(registry.position, replica.stream_id, blob)
+        self._saved, self._saved_ms = now, registry.current_ms

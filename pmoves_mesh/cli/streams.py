@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 import structlog
 
 from pmoves_mesh.agent.link import nats_settings
-from pmoves_mesh.cli.client import read_config
-from pmoves_mesh.cli.console import example
-from pmoves_mesh.errors import StartError
+from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
+from pmoves_mesh.config import Config
+from pmoves_mesh.core import records
+from pmoves_mesh.core.comparison import Mark
+from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
+from pmoves_mesh.errors import ConfigError, StartError
 from pmoves_mesh.log import migration
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.migration import Conflict
 
 _CONNECT_WITHIN_S: Final = 5.0
+_DIFFERENCES: Final = (Column("KEY", "key"), Column("PLACE", "place"), Column("PROBLEM", "problem"))
 
 
 @click.command("migrate", epilog=example("pmoves-mesh migrate", "pmoves-mesh migrate service_registry --yes"))
@@ -66,6 +73,55 @@ def rebuild_command() -> None:
         f"rebuilt up to position {done.position}: {done.keys} keys, "
         f"{done.written} written, {done.deleted} deleted"
     )
+
+
+@bucket_command.command(
+    "check", epilog=example("pmoves-mesh bucket check", "pmoves-mesh bucket check --json")
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def check_command(*, as_json: bool) -> None:
+    """Compare the stream, the bucket and this host's agent, and list where they differ.
+
+    It changes nothing, and exits with 1 if anything differs. The agents mend it by themselves
+    within PMOVES_RECONCILE_S; `bucket rebuild` does it now.
+    """
+    # Imported here: `migrate` needs nothing of the agent.
+    from pmoves_mesh.agent.rebuild import check  # noqa: PLC0415 - see above
+
+    only_errors()
+    config = read_config()
+    checked = check(config, lambda: _shown(config))
+    if as_json:
+        print_json({"same": not checked.differences, **msgspec.to_builtins(checked)})
+    else:
+        rows = [msgspec.structs.asdict(one) for one in checked.differences]
+        print_table(_DIFFERENCES, rows, empty="nothing differs")
+        compared = (
+            "stream, bucket and agent" if checked.replica else "stream and bucket (no agent answers here)"
+        )
+        click.echo(f"{checked.keys} keys up to position {checked.position}: {compared}")
+    if checked.differences:
+        first, count = checked.differences[0], len(checked.differences)
+        raise click.ClickException(
+            f"{count} differ: {cell(first.key)} is {first.problem} in the {first.place}"
+            f"{f' (and {count - 1} more)' if count > 1 else ''}"
+        )
+
+
+def _shown(config: Config) -> dict[str, Mark] | None:
+    """Returns the marks of what this host's agent shows, or None if none answers."""
+    try:
+        client = AgentClient(config)
+        if client.probe("/healthz") != HTTPStatus.OK:
+            return None
+        answer = client.get("/api/status")
+    except ConfigError:
+        return None  # it picks its own port, which nobody outside it can know
+    marks = {f"node.{node['name']}": Mark(NEVER, node["status"]) for node in answer.records("nodes")}
+    for one in answer.records("services"):
+        key = InstanceKey(one["name"], one["node"], one["id"])
+        marks[records.instance_key(key)] = Mark(Stamp(0, one["revision"]))
+    return marks
 
 
 async def _plan(settings: NatsSettings) -> list[Conflict]:

@@ -118,7 +118,9 @@ def _announced_before(
         # The first copy in the stream is the one that counts.
         if position and (node.position == 0 or position < node.position):
             _introduce(node, verified, event, position)
-        return Change(outcome="repeated", missing=tuple(node.missing))
+        # Whatever made this registry differ from the manifest since then is found by the repetition.
+        dropped = _follow_manifest(registry, node, event)
+        return Change(outcome="repeated", instances=tuple(dropped), missing=tuple(node.missing))
     if event.instances is None or event.stamp <= node.floor:
         return OUTDATED
     # The later announcement had no manifest, so this one's still tells what is gone.

@@ -44,12 +44,14 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The value of a key in the registry bucket.
 
     Attributes:
-        position: where in the stream the event stands.
+        position: where in the stream the event stands; 0 if it stood in an earlier one, and this one
+            was made anew or restored since.
         time_ms: when the stream took it, unix milliseconds.
         event: the payload, byte for byte.
         stamp: of the event; the compare-and-set goes by it.
         ended: for an event that ends something, the record of what it ends: the last announcement
             of a node that left or is lost, the last statement about an instance that expired.
+        certificate: the signer's (DER), where the bucket of identities may have lost it.
     """
 
     position: Counter
@@ -59,6 +61,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     event: msgspec.Raw
     stamp: Stamp
     ended: Record | None = None
+    certificate: bytes | None = None
 
     @property
     def sealed(self) -> SealedEvent:
@@ -143,6 +146,12 @@ def key_of(event: Event) -> str:
             return instance_key(event.key)
 
 
+def of_before(record: Record) -> Record:
+    """Returns a record whose position is that of no event of this stream."""
+    ended = None if record.ended is None else of_before(record.ended)
+    return msgspec.structs.replace(record, position=0, ended=ended)
+
+
 def is_removal(record: Record) -> bool:
     """Returns whether a record only remembers that its key is gone."""
     return record.subject in _REMOVALS
@@ -178,10 +187,11 @@ def _statement(record: Record) -> Record | None:
     return record.ended if record.subject in _ENDINGS else record
 
 
-def _rank(record: Record) -> tuple[Stamp, int, int]:
+def _rank(record: Record) -> tuple[Stamp, int, int, bool]:
+    whole = record.certificate is not None
     if record.subject in _BY_POSITION:
-        return Stamp(0, 0), 0, record.position
-    return record.stamp, _RANKS.get(record.subject, 0), -record.position
+        return Stamp(0, 0), 0, record.position or record.stamp.incarnation - _FAR, whole
+    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR), whole
 
 
 _REMOVALS: Final = frozenset(
@@ -191,4 +201,6 @@ _ENDINGS: Final = {NodeLost.subject: 1, InstanceExpired.subject: 1, NodeLeft.sub
 _RANKS: Final = {**_ENDINGS, InstanceUnregistered.subject: -1}
 """At one stamp an ending outranks what it ends; the older word for a removal, which the stream soon
 forgets, comes behind the removal itself."""
+_FAR: Final = 2**62
+"""What is of before this stream comes behind everything in it; among that the times of decrees decide."""
 _BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

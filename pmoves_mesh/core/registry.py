@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import NEVER, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import NodeStatus
+
+
+class Anchor(NamedTuple):
+    """An event of the stream by which its history is known again; position 0 for none.
+
+    Attributes:
+        position: of the latest event that changed something. Unlike a repetition it stays in the
+            stream until the stream's limits take it.
+        digest: of that event.
+    """
+
+    position: int = 0
+    digest: str = ""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -20,7 +33,7 @@ class Roots:
     """The CA certificates as the latest rotation left them.
 
     Attributes:
-        position: of that rotation; 0 if there was none.
+        position: of that rotation; 0 if there was none, or if it is of before this stream.
         certificates: PEM, the issuing one first.
         retired: PEM of each earlier one, and the position from which on it holds no more.
     """
@@ -117,9 +130,14 @@ class Registry:
         position: the last position that was folded in.
         version: grows by one with every change that a reader could see.
         evictions: for `(service, node, id or None)`, the position of the latest word of an
-            operator, and whether it evicts (True) or lifts.
+            operator, and whether it evicts (True) or lifts. Those of before this stream are
+            negative, in the order of their times.
         revoked: fingerprint of each revoked certificate, and from which position on.
         roots: the CA certificates of the latest rotation.
+        decrees: the record of each decree that this rests on, by its key in the bucket: signed, so
+            that whoever holds it can give it to others.
+        anchor: by what the stream is known again.
+        current_ms: until when it is known to have been what the stream gave, unix milliseconds.
     """
 
     def __init__(self) -> None:
@@ -129,6 +147,9 @@ class Registry:
         self.evictions: Final[dict[tuple[str, str, str | None], tuple[int, bool]]] = {}
         self.revoked: Final[dict[str, int]] = {}
         self.roots = Roots()
+        self.decrees: Final[dict[str, bytes]] = {}
+        self.anchor = Anchor()
+        self.current_ms = 0
         self._by_service: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._by_capability: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
         self._count = 0
@@ -200,9 +221,9 @@ class Registry:
         """Returns whether an operator removed this instance, or its service from its node."""
         if not self.evictions:
             return False
-        one = self.evictions.get((key.service, key.node, key.id), (0, False))
-        every = self.evictions.get((key.service, key.node, None), (0, False))
-        return max(one, every)[1]
+        one = self.evictions.get((key.service, key.node, key.id))
+        every = self.evictions.get((key.service, key.node, None))
+        return max(filter(None, (one, every)), default=(0, False))[1]
 
     def is_listed(self, entry: InstanceEntry) -> bool:
         """Returns whether readers of the registry see this instance at all."""

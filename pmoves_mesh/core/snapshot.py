@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
-from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry, Roots
+from pmoves_mesh.core.registry import Anchor, InstanceEntry, NodeEntry, Registry, Roots
 from pmoves_mesh.errors import MalformedEvent
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
 class _Instance(Struct, frozen=True, array_like=True, gc=False):
@@ -58,6 +58,9 @@ class _Snapshot(Struct, frozen=True):
     evictions: list[tuple[str, str, str | None, int, bool]]
     revoked: dict[str, int]
     roots: tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
+    decrees: dict[str, bytes]
+    anchor: Anchor
+    current_ms: int
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -75,6 +78,9 @@ def dump(registry: Registry, mesh: str) -> bytes:
             evictions=[(*key, *held) for key, held in registry.evictions.items()],
             revoked=registry.revoked,
             roots=(registry.roots.position, registry.roots.certificates, registry.roots.retired),
+            decrees=registry.decrees,
+            anchor=registry.anchor,
+            current_ms=registry.current_ms,
         )
     )
 
@@ -96,6 +102,9 @@ def load(data: bytes, mesh: str) -> Registry:
     position, certificates, retired = snapshot.roots
     registry.roots = Roots(position=position, certificates=certificates, retired=retired)
     registry.revoked.update(snapshot.revoked)
+    registry.decrees.update(snapshot.decrees)
+    registry.anchor = snapshot.anchor
+    registry.current_ms = snapshot.current_ms
     for service, node, instance_id, position, evicts in snapshot.evictions:
         registry.evictions[service, node, instance_id] = (position, evicts)
     for held in snapshot.nodes:

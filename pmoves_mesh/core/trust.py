@@ -92,6 +92,7 @@ class Trust:
         self._retired: dict[str, int] = {}
         self._store = Store(list(self._roots.values()))
         self._signers: dict[str, Signer] = {}
+        self._certificates: dict[str, bytes] = {}
 
     @property
     def roots(self) -> tuple[x509.Certificate, ...]:
@@ -128,6 +129,10 @@ class Trust:
         """Returns an admitted identity, or None if its certificate was not admitted yet."""
         return self._signers.get(certificate_fingerprint)
 
+    def certificate(self, certificate_fingerprint: str) -> bytes | None:
+        """Returns an admitted certificate (DER), or None if it was not admitted yet."""
+        return self._certificates.get(certificate_fingerprint)
+
     def admit(self, der: bytes) -> Signer:
         """Admits a certificate that chains to a root of this mesh, and returns its identity.
 
@@ -144,6 +149,7 @@ class Trust:
             return known
         signer = self._verified(der)
         self._signers[signer.fingerprint] = signer
+        self._certificates[signer.fingerprint] = der
         return signer
 
     def _verified(self, der: bytes) -> Signer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -170,7 +170,7 @@ class MemoryLog:
         """
         return await self._client.request(self._client.broker.bounds)
 
-    async def tail(self, after: int) -> AsyncIterator[TailBatch]:
+    async def tail(self, after: int) -> AsyncGenerator[TailBatch, None]:
         """Yields every event with a position above `after`, in order, each once, without end.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from pmoves_mesh.core.envelope import SealedEvent
@@ -49,7 +49,7 @@ class NatsEventLog:
         headers = sealed.headers if ttl_s is None else {**sealed.headers, "Nats-TTL": f"{ttl_s}s"}
         return await api.publish(self._connection.session(), sealed.subject, sealed.payload, headers)
 
-    async def tail(self, after: int) -> AsyncIterator[TailBatch]:
+    async def tail(self, after: int) -> AsyncGenerator[TailBatch, None]:
         """Yields every event with a position above `after`, in order, each once, without end.
 
         Raises:

@@ -12,9 +12,9 @@ import msgspec
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.errors import CapacityError, MeshError, StoreError
 from pmoves_mesh.store.database import check_sound, open_database, reported, transaction
-from pmoves_mesh.store.records import Begin, Commit, NodeState, OutboxEntry, Sent, StoredRegistration
+from pmoves_mesh.store.records import Commit, NodeState, OutboxEntry, Sent, StoredRegistration
 
-Change: TypeAlias = Commit | Sent | Begin
+Change: TypeAlias = Commit | Sent
 
 OUTBOX_ENTRIES_MAX: Final = 100_000
 
@@ -159,11 +159,6 @@ class Journal:
 def _apply(database: sqlite3.Connection, change: Change, tally: _Tally) -> tuple[_Tally, tuple[int, ...]]:
     """Makes one change, and returns the tally after it and the places of its events in the outbox."""
     match change:
-        case Begin(now_ms=now_ms):
-            incarnation = max(tally.state.incarnation + 1, now_ms)
-            state = NodeState(incarnation=incarnation, revision=0, head=tally.state.head)
-            _put_state(database, state)
-            return _Tally(state, tally.outbox_depth), ()
         case Sent(seqs=seqs):
             gone = database.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs]).rowcount
             return _Tally(tally.state, tally.outbox_depth - max(gone, 0)), ()
@@ -176,6 +171,8 @@ def _apply(database: sqlite3.Connection, change: Change, tally: _Tally) -> tuple
 def _apply_commit(
     database: sqlite3.Connection, commit: Commit, tally: _Tally
 ) -> tuple[_Tally, tuple[int, ...]]:
+    if commit.follows not in {None, tally.state.head}:
+        raise StoreError("mesh.db", "the event before this one was not stored")
     depth = tally.outbox_depth + len(commit.appends)
     if depth > OUTBOX_ENTRIES_MAX:
         raise CapacityError("events in the outbox", OUTBOX_ENTRIES_MAX)
@@ -189,9 +186,6 @@ def _apply_commit(
         headers = msgspec.json.encode(each.sealed.headers).decode()
         row = (each.sealed.subject, each.sealed.payload, headers, each.ttl_s)
         seqs.append(database.execute(_APPEND, row).lastrowid or 0)
-    _put_state(database, commit.state)
-    return _Tally(commit.state, depth), tuple(seqs)
-
-
-def _put_state(database: sqlite3.Connection, state: NodeState) -> None:
+    state = commit.state
     database.execute(_PUT_STATE, (state.incarnation, state.revision, state.head))
+    return _Tally(state, depth), tuple(seqs)

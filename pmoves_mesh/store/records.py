@@ -71,18 +71,14 @@ class Commit(Struct, frozen=True, kw_only=True):
         upserts: registrations, new or changed.
         deletes: the (service, id) of registrations that are gone; none of `upserts`.
         appends: events for the outbox, in the order of publishing.
+        follows: the head that the state must have before; None for whichever it has.
     """
 
     state: NodeState
     upserts: Sequence[StoredRegistration] = ()
     deletes: Sequence[tuple[str, str]] = ()
     appends: Sequence[Outgoing] = ()
-
-
-class Begin(Struct, frozen=True, kw_only=True):
-    """A new run of the agent begins, at `now_ms` (unix milliseconds)."""
-
-    now_ms: int
+    follows: str | None = None
 
 
 class Sent(Struct, frozen=True, kw_only=True):

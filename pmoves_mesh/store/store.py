@@ -18,7 +18,6 @@ from typing import Final, NamedTuple, Self, TypeVar
 from pmoves_mesh.errors import MeshError, StoreError
 from pmoves_mesh.store.journal import Change, Journal
 from pmoves_mesh.store.records import (
-    Begin,
     Commit,
     NodeState,
     OutboxEntry,
@@ -83,29 +82,26 @@ class Store:
         """How many events wait to be published."""
         return self._journal.outbox_depth
 
-    async def begin_incarnation(self, now_ms: int) -> NodeState:
-        """Begins a run of the agent: its incarnation is above every earlier one, and `now_ms` at least."""
-        await self._write(Begin(now_ms=now_ms))
-        return self._journal.state
-
     async def commit(self, commit: Commit) -> tuple[int, ...]:
         """Makes a change durable, after all those that were handed in before.
 
-        If the caller is cancelled meanwhile, the change may be made nevertheless.
+        It waits as long as the disk takes, so that its answer is always certain. If the caller is
+        cancelled meanwhile, the change may be made nevertheless.
 
         Returns:
             The places of its events in the outbox.
 
         Raises:
             CapacityError: if the outbox is full; nothing was changed.
-            StoreError: if it cannot be written; nothing was changed.
+            StoreError: if it cannot be written, or does not follow what was written before; nothing
+                was changed.
         """
-        return await self._write(commit)
+        return await self._write(commit, None)
 
     async def sent(self, seqs: Sequence[int]) -> None:
         """Takes published events out of the outbox, by their places; those not in it are ignored."""
         if seqs:
-            await self._write(Sent(seqs=seqs))
+            await self._write(Sent(seqs=seqs), _DEADLINE_S)
 
     async def registrations(self) -> list[StoredRegistration]:
         """Returns every registration, by service and id."""
@@ -133,10 +129,10 @@ class Store:
         except TimeoutError:
             raise self._too_slow() from None
 
-    async def _write(self, change: Change) -> tuple[int, ...]:
+    async def _write(self, change: Change, deadline_s: float | None) -> tuple[int, ...]:
         self._check_open()
         try:
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(deadline_s):
                 await self._slots.acquire()
                 self._check_open()
                 told: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()

@@ -85,7 +85,7 @@ class Materialiser:
             return
         # What is handed out again may come behind what is new.
         latest = max(delivery.message.position for delivery in deliveries)
-        await self._replica.wait_position(latest, _BEHIND_S)
+        await self._replica.wait_position(latest, _BEHIND_S, following=True)
         # Events for different keys are independent; those for one key go in their order.
         by_key: dict[str, list[tuple[LogMessage, Event]]] = {}
         for delivery in deliveries:

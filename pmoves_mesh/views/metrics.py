@@ -10,7 +10,7 @@ import asyncio
 import math
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from msgspec import Struct
@@ -33,7 +33,7 @@ from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
 from pmoves_mesh.pki.inventory import CertificateFact
 from pmoves_mesh.ports import Clock
-from pmoves_mesh.replica import Replica
+from pmoves_mesh.replica import Repair, Replica
 
 OPENMETRICS: Final = "application/openmetrics-text"
 
@@ -52,6 +52,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         stale_s: seconds since the replica was last current; infinite if it never was.
         outbox: how many events wait to be sent.
         gaps: how many links in nodes' chains of events were missing.
+        repairs: how often a disagreement was mended, by kind.
         instances: how many are listed, by health.
         nodes: how many are known, by status.
         certificates: those of this host.
@@ -67,6 +68,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     gaps: int
     events: dict[str, int]
     rejected: dict[str, int]
+    repairs: dict[str, int]
     instances: dict[str, int]
     nodes: dict[str, int]
     certificates: Sequence[CertificateFact]
@@ -133,6 +135,7 @@ class Metrics:
             gaps=replica.gaps,
             events=_every(Outcome, replica.outcomes),
             rejected=dict.fromkeys(sorted(_reasons(RemoteProtocolError)), 0) | replica.verifier.rejected,
+            repairs=_every(Repair, replica.repairs),
             instances=_every(HealthStatus, instances),
             nodes=_every(NodeStatus, statuses),
             certificates=certificates,
@@ -170,6 +173,7 @@ class _Collected(Collector):
 def _of_replica(reading: Reading) -> Iterable[Metric]:
     yield _counters("events", "Events that were folded in, by outcome.", "outcome", reading.events)
     yield _counters("rejected", "Events that were not accepted, by reason.", "reason", reading.rejected)
+    yield _counters("repairs", "Disagreements that were found and mended, by kind.", "kind", reading.repairs)
     yield CounterMetricFamily(
         f"{_PREFIX}_chain_gaps", "Links that were missing in nodes' chains of events.", reading.gaps
     )
@@ -233,9 +237,9 @@ async def _healths(registry: Registry) -> Counter[str]:
     return found
 
 
-def _every(names: object, counts: Counter[str]) -> dict[str, int]:
+def _every(names: object, counts: Mapping[str, int]) -> dict[str, int]:
     """Returns a count for every name of a literal type, 0 for those that were not seen."""
-    return dict.fromkeys(get_args(names), 0) | counts
+    return dict.fromkeys(get_args(names), 0) | dict(counts)
 
 
 def _reasons(error: type[RemoteProtocolError]) -> set[str]:

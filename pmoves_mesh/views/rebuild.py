@@ -1,8 +1,10 @@
-"""Rebuilding: makes the registry bucket anew from the stream alone."""
+"""Rebuilding: makes the registry bucket anew from the stream, and settles it if that was replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import aclosing, suppress
 from typing import Final
 
 from msgspec import Struct
@@ -14,9 +16,12 @@ from pmoves_mesh.core.event import NodeAnnounced, Noted, Removed
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import RemoteProtocolError
-from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage
-from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, SequenceConflict
+from pmoves_mesh.ports import Bucket, BucketEntry, Clock, EventLog, LogBounds, LogMessage
+from pmoves_mesh.verifier import Verifier, message_of
+
+_READ_S: Final = 120.0
+_REVOKED: Final = "revoked."
 
 
 class Rebuilt(Struct, frozen=True, kw_only=True):
@@ -35,21 +40,27 @@ class Rebuilt(Struct, frozen=True, kw_only=True):
     position: int
 
 
-class _Ledger:
-    """Folds the stream and keeps, for each key, the record that the bucket should hold."""
+class Ledger:
+    """Folds the stream and keeps, for each key, the record that the bucket should hold.
+
+    Attributes:
+        held: that record, by key.
+        registry: what the same events make of an empty registry.
+    """
 
     def __init__(self) -> None:
         self.held: Final[dict[str, Record]] = {}
-        self._registry = Registry()
+        self.registry: Final = Registry()
 
-    def recall(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
+    def recall(self, record: Record, verified: Iterable[VerifiedEvent]) -> None:
         """Heeds what the stream has forgotten and the bucket has not, which stays as it is there."""
         for one in verified:
-            projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
+            projection.apply(self.registry, one, position=record.position, time_ms=record.time_ms)
 
     def fold(self, message: LogMessage, verified: Iterable[VerifiedEvent]) -> None:
+        """Takes in what one message states."""
         for one in verified:
-            change = projection.apply(self._registry, one, position=message.position, time_ms=message.time_ms)
+            change = projection.apply(self.registry, one, position=message.position, time_ms=message.time_ms)
             late = change.outcome == "outdated" and isinstance(one.event, Removed | Noted)
             if late or change.outcome in {"applied", "repeated"}:
                 self._record(message, one, change)
@@ -64,7 +75,7 @@ class _Ledger:
         for gone in change.instances:
             name = records.instance_key(gone)
             held = self.held.get(name)
-            if held is not None and self._registry.entry(gone) is None and not records.is_removal(held):
+            if held is not None and self.registry.entry(gone) is None and not records.is_removal(held):
                 del self.held[name]
         for line in event.instances or ():
             self._take_back(records.instance_key(InstanceKey(line.name, event.node, line.id)), event.stamp)
@@ -89,12 +100,11 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     Raises:
         LogUnavailable: if the log cannot be reached.
     """
+    await settle(log, bucket)
     await verifier.learn_roots(bucket)
     await verifier.admit_all()
     bounds = await log.bounds()
-    ledger = _Ledger()
-    await _recall(ledger, bucket, verifier, bounds.first)
-    await _replay(ledger, log, verifier, bounds.last)
+    ledger = await replay(log, verifier, bounds, [record async for record in _revocations(bucket)])
     written = deleted = 0
     fresh_ms = clock.now_ms() - records.TOMBSTONE_TTL_S * 1000
     wanted = {
@@ -111,47 +121,176 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
         if record is None:
             # A removal that nothing needs any more goes by itself.
             if held is None or (held.position >= bounds.first and not records.is_removal(held)):
-                await bucket.delete(entry.key, expected=entry.revision)
-                deleted += 1
+                deleted += await _drop(bucket, entry)
         elif held != (whole := _with_forgotten(record, held, bounds.first)):
-            await bucket.put(entry.key, records.encode(whole), expected=entry.revision, ttl_s=_ttl_s(whole))
-            written += 1
+            written += await _write(bucket, entry.key, whole, entry.revision)
     for key, record in wanted.items():
         if key not in seen:
-            await bucket.put(key, records.encode(record), expected=0, ttl_s=_ttl_s(record))
-            written += 1
+            written += await _write(bucket, key, record, 0)
     return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
 
 
-async def _recall(ledger: _Ledger, bucket: Bucket, verifier: Verifier, first: int) -> None:
-    """Takes the revocations of before the stream's first event: what they end is still in the stream."""
-    async for entry in bucket.load("revoked.>"):
-        record = records.readable(entry.value)
-        if record is None or record.position >= first:
+async def expected(
+    log: EventLog, verifier: Verifier, held: Mapping[str, Record]
+) -> tuple[dict[str, Record], Ledger]:
+    """Returns what the bucket should hold, and what the stream gives together with what it forgot.
+
+    Args:
+        log: the stream.
+        verifier: what its events come through.
+        held: the records in the bucket that prove themselves, by their keys.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    bounds = await log.bounds()
+    ledger = await replay(
+        log, verifier, bounds, (one for key, one in held.items() if key.startswith(_REVOKED))
+    )
+    wanted = {
+        key: _with_forgotten(record, held.get(key), bounds.first) for key, record in ledger.held.items()
+    }
+    for key, record in sorted(held.items(), key=lambda item: item[1].position):
+        if record.position >= bounds.first:
             continue
-        message = LogMessage(sealed=record.sealed, position=record.position, time_ms=record.time_ms)
-        await _take(message, verifier, ledger.recall)
+        wanted.setdefault(key, record)
+        for one in reversed(tuple(parts_of(record))):
+            with suppress(RemoteProtocolError):
+                ledger.fold(message_of(one), await verifier.unseal_record(one))
+    return wanted, ledger
 
 
-async def _replay(ledger: _Ledger, log: EventLog, verifier: Verifier, last: int) -> None:
-    if last == 0:
-        return
-    async for batch in log.tail(0):
-        for message in batch.messages:
-            await _take(message, verifier, ledger.fold)
-        if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= last):
-            break
+async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
+    """Marks what the bucket holds of an earlier stream as of before this one; returns how many keys.
+
+    A position says nothing in another stream than its own. So if a record's event does not stand
+    there, as when the stream was made anew or restored, the record keeps its event and loses its
+    position.
+
+    Args:
+        log: the stream as it is now.
+        bucket: the registry bucket.
+        every: whether each record is compared with the stream; else the latest one speaks for all.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    held = [
+        (entry, record)
+        async for entry in bucket.load()
+        if (record := records.readable(entry.value)) is not None
+    ]
+    # Read after the bucket, so that whatever is in the bucket and in this stream is within.
+    bounds = await log.bounds()
+    positions = {one.position for _, record in held for one in parts_of(record) if one.position}
+    last = max(positions, default=0)
+    if not every and last <= bounds.last:
+        standing = await _standing(log, {last} if last >= bounds.first else ())
+        if last < bounds.first or all(
+            one.position != last or (last, one.sealed.payload) in standing
+            for _, record in held
+            for one in parts_of(record)
+        ):
+            return 0
+    standing = await _standing(log, {each for each in positions if bounds.first <= each <= bounds.last})
+    settled = 0
+    for entry, record in held:
+        if any(
+            one.position > bounds.last
+            or (one.position >= bounds.first and (one.position, one.sealed.payload) not in standing)
+            for one in parts_of(record)
+        ):
+            settled += await _write(bucket, entry.key, records.of_before(record), entry.revision)
+    return settled
 
 
-async def _take(
-    message: LogMessage,
-    verifier: Verifier,
-    take: Callable[[LogMessage, Iterable[VerifiedEvent]], None],
-) -> None:
+def parts_of(record: Record) -> Iterable[Record]:
+    """Returns a record, and the one that it ended."""
+    return (record,) if record.ended is None else (record, record.ended)
+
+
+async def _standing(log: EventLog, positions: Collection[int]) -> set[tuple[int, bytes]]:
+    """Returns what stands in the stream at some of its positions.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    found: set[tuple[int, bytes]] = set()
+    if not positions:
+        return found
+    last = max(positions)
     try:
-        take(message, await verifier.unseal(message))
-    except RemoteProtocolError as error:
-        verifier.refuse(message, error)
+        async with asyncio.timeout(_READ_S), aclosing(log.tail(min(positions) - 1)) as tail:
+            async for batch in tail:
+                if batch.pending is None:
+                    raise LogUnavailable("the log went away while it was read")
+                found.update(
+                    (message.position, message.sealed.payload)
+                    for message in batch.messages
+                    if message.position in positions
+                )
+                if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= last):
+                    break
+    except TimeoutError:
+        raise LogUnavailable(f"the log was not read within {_READ_S:.0f} s") from None
+    return found
+
+
+async def _revocations(bucket: Bucket) -> AsyncIterator[Record]:
+    async for entry in bucket.load(f"{_REVOKED}>"):
+        if (record := records.readable(entry.value)) is not None:
+            yield record
+
+
+async def replay(
+    log: EventLog, verifier: Verifier, bounds: LogBounds, revocations: Iterable[Record]
+) -> Ledger:
+    """Returns what the stream gives.
+
+    Args:
+        log: the stream.
+        verifier: what its events come through.
+        bounds: of the stream; what comes after them is left out.
+        revocations: those that the bucket holds. What the stream has forgotten of them is heeded
+            first: what they end is still in the stream.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    ledger = Ledger()
+    for record in revocations:
+        if record.position < bounds.first:
+            with suppress(RemoteProtocolError):
+                ledger.recall(record, await verifier.unseal_record(record))
+    if bounds.last == 0:
+        return ledger
+    async with aclosing(log.tail(0)) as tail:
+        async for batch in tail:
+            if batch.pending is None:
+                raise LogUnavailable("the log went away while it was read")
+            for message in batch.messages:
+                try:
+                    ledger.fold(message, await verifier.unseal(message))
+                except RemoteProtocolError as error:
+                    verifier.refuse(message, error)
+            if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= bounds.last):
+                break
+    return ledger
+
+
+async def _write(bucket: Bucket, key: str, record: Record, revision: int) -> bool:
+    """Writes a key, unless somebody else just did, who knows as much."""
+    with suppress(SequenceConflict):
+        await bucket.put(key, records.encode(record), expected=revision, ttl_s=_ttl_s(record))
+        return True
+    return False
+
+
+async def _drop(bucket: Bucket, entry: BucketEntry) -> bool:
+    with suppress(SequenceConflict):
+        await bucket.delete(entry.key, expected=entry.revision)
+        return True
+    return False
 
 
 def _with_forgotten(record: Record, held: Record | None, first: int) -> Record:

@@ -52,6 +52,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         ca_passphrase=None,
         ca_urls=(),
         lease_ttl_s=10,
+        reconcile_s=600,
         dns_port=8600,
         command_checks=False,
         announce_s=15.0,

@@ -74,7 +74,7 @@ def test_what_an_expired_instance_awaits_is_not_forgotten(story: Story):
 
 
 def test_a_snapshot_of_another_mesh_is_refused(story: Story):
-    with pytest.raises(MalformedEvent, match="of mesh other, version 2"):
+    with pytest.raises(MalformedEvent, match="of mesh other, version 3"):
         snapshot.load(snapshot.dump(story.registry, "other"), MESH)
 
 

@@ -79,16 +79,15 @@ async def test_a_registration_is_replaced_and_removed_by_service_and_id(tmp_path
         assert await store.registrations() == [registration("rag", revision=2)]
 
 
-@pytest.mark.parametrize(("stored", "now_ms", "begun"), [(5, 9, 9), (9, 5, 10), (9, 9, 10)])
-async def test_an_incarnation_is_always_later_than_the_one_before(
-    tmp_path: Path, stored: int, now_ms: int, begun: int
-):
+async def test_a_commit_that_does_not_follow_what_is_stored_is_refused_whole(tmp_path: Path):
     async with Store.opened(tmp_path) as store:
-        await store.commit(Commit(state=state(7, incarnation=stored)))
-        expected = NodeState(incarnation=begun, revision=0, head="head-7")
-        assert await store.begin_incarnation(now_ms) == expected
-    async with Store.opened(tmp_path) as store:
-        assert store.state == expected
+        await store.commit(Commit(state=state(1), follows=""))
+        with pytest.raises(StoreError, match="before this one was not stored"):
+            await store.commit(Commit(state=state(3), upserts=[registration("rag")], follows="head-2"))
+        assert store.state == state(1)
+        assert await store.registrations() == []
+        await store.commit(Commit(state=state(3), follows="head-1"))
+        assert store.state == state(3)
 
 
 async def test_commits_made_at_once_keep_their_order_and_get_their_own_results(tmp_path: Path):

@@ -42,6 +42,8 @@ def test_an_admitted_certificate_is_found_by_its_fingerprint():
     signer = AUTHORITY.trust.admit(identity.der)
     assert AUTHORITY.trust.signer(identity.fingerprint) is signer
     assert AUTHORITY.trust.admit(identity.der) is signer
+    assert AUTHORITY.trust.certificate(identity.fingerprint) == identity.der
+    assert AUTHORITY.trust.certificate("unknown") is None
 
 
 def test_a_signer_verifies_what_its_key_signed_and_nothing_else():

@@ -136,7 +136,12 @@ async def _check_is_first(config: Config, connection: Connection) -> None:
     try:
         await connection.wait_connected(_PEEK_S)
         found = await topology.peek(connection)
-    except LogError:
+    except LogError as error:
+        if config.visits_hub:
+            raise PkiError(
+                f"{config.tls_dir / keystore.CA_CERTIFICATE} is missing, and the mesh of NATS_EXTERNAL_URL "
+                f"cannot be asked now ({error}): {keystore.JOIN}"
+            ) from None
         return  # what it is will show when the link joins
     if found is not None:
         raise PkiError(

@@ -35,6 +35,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
         rejections: the latest of those.
         unsigned: `reject` or `accept`: what happens to events without a signature.
         gaps: how many links in nodes' chains of events were missing.
+        repairs: how often a disagreement with the stream or the bucket was found and mended, by kind.
         ca: fingerprint of each root certificate of the mesh.
         warnings: what an operator should look at.
     """
@@ -61,6 +62,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
     ca: Sequence[str]
     version: str
     warnings: Sequence[str]
+    repairs: Mapping[str, int] = {}
 
 
 class CertificateFacts(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,66 @@
+"""Continuity: whether a stream is the one that was followed before, and nothing in between is gone.
+
+A stream goes on silently at the first event that it has left. So whoever comes back to it reads
+the latest event again by which it knows its history, and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pmoves_mesh.core import envelope
+from pmoves_mesh.core.records import Record
+from pmoves_mesh.core.registry import Anchor
+from pmoves_mesh.errors import SequenceGap
+
+
+def begin_after(position: int, anchor: Anchor) -> int:
+    """Returns after which position to read on, so that the anchor is read first."""
+    return min(anchor.position - 1, position) if anchor.position else position
+
+
+def check_known(position: int, anchor: Anchor, first: int, last: int, read: Anchor) -> bool:
+    """Returns whether what was read first is the anchor, if the stream still holds that.
+
+    Args:
+        position: up to which the stream was followed.
+        anchor: by what it is known again.
+        first: the oldest position that the stream holds.
+        last: the newest one.
+        read: what stands where the reading began; position 0 for nothing.
+
+    Raises:
+        SequenceGap: if events were lost in between, or this is another history.
+    """
+    if last < position or first > position + 1:
+        raise SequenceGap(position, first)
+    if not first <= anchor.position <= position:
+        return False
+    if read != anchor:
+        raise SequenceGap(position, first)
+    return True
+
+
+def before_hole(position: int, positions: Iterable[int]) -> int | None:
+    """Returns the position before the first hole after `position`, or None if there is none.
+
+    Repetitions go when their time is over, and leave holes; what the limits take goes from the
+    beginning of the stream.
+    """
+    for one in positions:
+        if one > position + 1:
+            return position
+        position = max(position, one)
+    return None
+
+
+def anchor_of(held: Iterable[Record], floor: int, mesh: str) -> Anchor:
+    """Returns the anchor that the bucket's records give a replica that begins at `floor`."""
+    latest = max(
+        (record for record in held if 0 < record.position <= floor),
+        key=lambda record: record.position,
+        default=None,
+    )
+    if latest is None:
+        return Anchor()
+    return Anchor(latest.position, envelope.digest(latest.sealed, mesh))

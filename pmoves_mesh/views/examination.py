@@ -1,0 +1,67 @@
+"""Examining the registry bucket: what it holds, and what of that nothing proves."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from pmoves_mesh.core import records
+from pmoves_mesh.core.comparison import Difference, Problem
+from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.records import Record
+from pmoves_mesh.errors import RemoteProtocolError
+from pmoves_mesh.ports import Bucket
+from pmoves_mesh.verifier import Verifier
+
+EVERY: Final = ">"
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """What a bucket was found to hold.
+
+    Attributes:
+        held: the records that prove themselves, by their keys.
+        verified: what those state.
+        spoilt: the keys whose values are no records, or prove nothing.
+    """
+
+    held: dict[str, Record]
+    verified: dict[str, tuple[VerifiedEvent, ...]]
+    spoilt: tuple[Difference, ...]
+
+
+async def examine(bucket: Bucket, verifier: Verifier, pattern: str = EVERY) -> Examined:
+    """Reads the keys that match a pattern, and verifies each record under its key.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    held: dict[str, Record] = {}
+    verified: dict[str, tuple[VerifiedEvent, ...]] = {}
+    spoilt = []
+    async for entry in bucket.load(pattern):
+        record = records.readable(entry.value)
+        found = () if record is None else await proved(entry.key, record, verifier)
+        if record is None or not found:
+            problem: Problem = "unreadable" if record is None else "unproved"
+            spoilt.append(Difference(key=entry.key, place="bucket", problem=problem))
+        else:
+            held[entry.key], verified[entry.key] = record, found
+    return Examined(held=held, verified=verified, spoilt=tuple(spoilt))
+
+
+async def proved(key: str, record: Record, verifier: Verifier) -> tuple[VerifiedEvent, ...]:
+    """Returns what a record states, if it proves itself and belongs under its key; else nothing.
+
+    Raises:
+        LogUnavailable: if a certificate cannot be fetched now.
+    """
+    try:
+        found = await verifier.unseal_record(record)
+        if record.ended is not None and not await proved(key, record.ended, verifier):
+            return ()
+    except RemoteProtocolError:
+        return ()
+    belongs = any(records.key_of(one.event) == key and one.event.stamp == record.stamp for one in found)
+    return found if belongs else ()
