@@ -1,0 +1,105 @@
+"""Agents on places of their own, as hosts of one mesh on a cluster of nats-servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, Self
+
+import requests
+from agents import PROGRAM, AgentProcess, Answer, Mesh, eventually
+from places import Place
+from servers import Cluster
+
+AGREED_S: Final = 60.0
+UNHEARD_OF: Final = frozenset({"last_seen", "position"})
+
+
+class HostedAgent(AgentProcess):
+    """An agent on a place of its own, whose HTTP port stays the same from run to run."""
+
+    def __init__(self, mesh_dir: Path, node: str, place: Place, cluster: Cluster, **settings: str) -> None:
+        self.place = place
+        self.http_port = place.port(8100)
+        own = {
+            "SERVICE_REGISTRY_PORT": str(self.http_port),
+            "PMOVES_ADVERTISE_HOST": place.address,
+            **settings,
+        }
+        super().__init__(mesh_dir, node, cluster.url, **own)
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        return (*self.place.inside, *PROGRAM)
+
+    def request(self, method: str, path: str, **options: Any) -> Answer:
+        with self.place.entered():
+            return super().request(method, path, **options)
+
+    def holdings(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Returns every instance it lists, by node and name."""
+        return {(one["node"], one["name"]): one for one in self.get("/api/services").body["services"]}
+
+    def nodes(self) -> dict[str, str]:
+        """Returns the status of every node it knows."""
+        return {one["name"]: one["status"] for one in self.get("/api/nodes").body["nodes"]}
+
+
+class HostedMesh(Mesh):
+    """A cluster and the agents that use it; all of them end with the context."""
+
+    agents: dict[str, HostedAgent]  # type: ignore[assignment]
+
+    def __init__(self, directory: Path, cluster: Cluster, places: tuple[Place, ...]) -> None:
+        self.directory = directory
+        self.cluster = cluster
+        self.agents = {}
+        self._places = list(places)
+
+    def agent(self, node: str, **settings: str) -> HostedAgent:
+        place = self._places.pop(0)
+        self.agents[node] = HostedAgent(self.directory, node, place, self.cluster, **settings)
+        return self.agents[node]
+
+    def begun(self, *nodes: str) -> tuple[HostedAgent, ...]:
+        """Returns agents that have joined the mesh, and know one another."""
+        agents = tuple(self.agent(node) for node in nodes)
+        for agent in agents:
+            agent.start().ready()
+        for agent in agents:
+            eventually(lambda agent=agent: set(agent.nodes()) == set(nodes), f"{agent.node} knows all")
+        self.cluster.whole()
+        return agents
+
+    def agreed(self, within_s: float = AGREED_S) -> float:
+        """Returns after how many seconds every agent is current, and holds what all others hold."""
+        return eventually(self._is_agreed, f"all agree\n{self.told()}", within_s)
+
+    def _is_agreed(self) -> bool:
+        try:
+            agents = list(self.agents.values())
+            if not all(agent.is_ready() and agent.registry["outbox"] == 0 for agent in agents):
+                return False
+            first, *others = (_lasting(agent.get("/api/services")) for agent in agents)
+        except (requests.RequestException, ValueError, KeyError):
+            return False
+        return all(first == other for other in others)
+
+    def told(self) -> str:
+        """Returns what each agent said last, for whoever reads why a test failed."""
+        return "\n".join(f"-- {agent.node}\n{agent.log[-1500:]}" for agent in self.agents.values())
+
+    def __enter__(self) -> Self:
+        self.cluster.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for agent in self.agents.values():
+            agent.kill()
+        self.cluster.__exit__(*error)
+
+
+def _lasting(answer: Answer) -> list[dict[str, Any]]:
+    """Returns a listing without what depends on which repetition of a node an agent happened to hear."""
+    services: list[dict[str, Any]] = json.loads(answer.text)["services"]
+    return [{name: value for name, value in one.items() if name not in UNHEARD_OF} for one in services]
