@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from hosted import HostedAgent
@@ -56,7 +57,7 @@ class Account:
     def silence_s(self, since: float) -> float:
         """Returns for how long after `since` no write reached the stream, at the longest."""
         moments = sorted([since, *(moment for moment in self.moments if moment > since)])
-        return max((later - earlier for earlier, later in zip(moments, moments[1:], strict=False)), default=0)
+        return max((later - earlier for earlier, later in pairwise(moments)), default=0)
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,20 @@ def registering(
     agents: Sequence[HostedAgent],
     services: Callable[[HostedAgent], Iterator[tuple[str, int]]],
     clients: int,
-    account: Account | None = None,
+    *,
+    patient: bool = False,
 ) -> Iterator[Account]:
     """Registers the services of each agent side by side; at the end of the context all stop.
 
-    Every second client does not wait for the stream (`?wait=none`).
+    Every second client does not wait for the stream (`?wait=none`), unless all are to be patient.
     """
-    account = account or Account()
+    account = Account()
     stop = threading.Event()
     threads = []
     for agent in agents:
         work = Work(services(agent))
         for number in range(clients):
-            path = "/api/services?wait=none" if number % 2 else "/api/services"
+            path = "/api/services" if patient or number % 2 == 0 else "/api/services?wait=none"
             client = Client(agent, account, stop, path)
             threads.append(threading.Thread(target=client.run, args=(work,), daemon=True))
     for thread in threads:

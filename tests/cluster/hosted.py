@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final, Self
 
 import requests
-from agents import PROGRAM, AgentProcess, Answer, Mesh, eventually
+from agents import LAST_SEEN, PROGRAM, AgentProcess, Answer, Mesh, eventually
 from places import Place
 from servers import Cluster
 
 AGREED_S: Final = 60.0
-UNHEARD_OF: Final = frozenset({"last_seen", "position"})
 
 
 class HostedAgent(AgentProcess):
@@ -80,10 +78,9 @@ class HostedMesh(Mesh):
             agents = list(self.agents.values())
             if not all(agent.is_ready() and agent.registry["outbox"] == 0 for agent in agents):
                 return False
-            first, *others = (_lasting(agent.get("/api/services")) for agent in agents)
+            return len({LAST_SEEN.sub("", agent.get("/api/services").text) for agent in agents}) == 1
         except (requests.RequestException, ValueError, KeyError):
             return False
-        return all(first == other for other in others)
 
     def told(self) -> str:
         """Returns what each agent said last, for whoever reads why a test failed."""
@@ -97,9 +94,3 @@ class HostedMesh(Mesh):
         for agent in self.agents.values():
             agent.kill()
         self.cluster.__exit__(*error)
-
-
-def _lasting(answer: Answer) -> list[dict[str, Any]]:
-    """Returns a listing without what depends on which repetition of a node an agent happened to hear."""
-    services: list[dict[str, Any]] = json.loads(answer.text)["services"]
-    return [{name: value for name, value in one.items() if name not in UNHEARD_OF} for one in services]

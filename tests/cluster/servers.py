@@ -87,8 +87,7 @@ class Cluster:
     def __init__(self, directory: Path, places: tuple[Place, ...]) -> None:
         names = [f"nats-{number}" for number in range(1, len(places) + 1)]
         self.members = [
-            Member(directory, name, place, ports_at(place))
-            for name, place in zip(names, places, strict=True)
+            Member(directory, name, place, ports_at(place)) for name, place in zip(names, places, strict=True)
         ]
         for member in self.members:
             member.join(self.members)
