@@ -35,6 +35,7 @@ class Account:
     statuses: Counter[int] = field(default_factory=Counter)
     moments: list[float] = field(default_factory=list)
     unanswered: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, node: str, name: str, port: int, status: int) -> None:
@@ -42,6 +43,7 @@ class Account:
             self.statuses[status] += 1
             if status in ACKNOWLEDGED:
                 self.ports[node, name] = port
+                self._counts[node] += 1
             if status == 200:
                 self.moments.append(time.perf_counter())
 
@@ -50,9 +52,8 @@ class Account:
             self.unanswered += 1
 
     def of(self, node: str) -> int:
-        """Returns how many services of a node were acknowledged."""
-        with self._lock:
-            return sum(owner == node for owner, _ in self.ports)
+        """Returns how many registrations a node acknowledged."""
+        return self._counts[node]
 
     def silence_s(self, since: float) -> float:
         """Returns for how long after `since` no write reached the stream, at the longest."""
@@ -141,6 +142,38 @@ def registering(
         stop.set()
         for thread in threads:
             thread.join(REQUEST_S * 2)
+
+
+@contextmanager
+def killed_in_a_loop(
+    agents: Sequence[HostedAgent], account: Account, share: int, kills: int
+) -> Iterator[list[str]]:
+    """Kills each agent so many times on the way to its share of registrations, and starts it again.
+
+    Yields whom it killed, so far.
+    """
+    killed: list[str] = []
+    over = threading.Event()
+
+    def haunt(agent: HostedAgent) -> None:
+        for turn in range(1, kills + 1):
+            due = turn * share // (kills + 1)
+            while account.of(agent.node) < due:
+                if over.wait(0.01):
+                    return
+            agent.kill()
+            killed.append(agent.node)
+            agent.start()
+
+    threads = [threading.Thread(target=haunt, args=(agent,), daemon=True) for agent in agents]
+    for thread in threads:
+        thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def numbered(agent: HostedAgent, count: int) -> Iterator[tuple[str, int]]:
