@@ -16,8 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path.extend(str(TESTS / folder) for folder in ("cluster", "integration", "."))
+sys.path.extend(str(Path(__file__).parent.parent / "tests" / name) for name in ("", "integration", "cluster"))
 
 import cables
 import namespaces
