@@ -96,6 +96,7 @@ def _servers(mesh: HostedMesh, *agents: HostedAgent) -> Iterator[str]:
     yield from rounds("kill -9 of the leader", "kill", "start")
     if cluster.led().place.host is not None:
         yield from rounds("the leader's cable out", "cut", "mend")
+        yield from _lonely(mesh, *agents)
     back, agreed = [], []
     for turn in range(ROUNDS):
         cluster.whole()
@@ -109,6 +110,17 @@ def _servers(mesh: HostedMesh, *agents: HostedAgent) -> Iterator[str]:
         dead[1].start()
     yield _line("two of three killed, one started again: until writes go on", back)
     yield _line("two of three killed: agreed after that", agreed)
+
+
+def _lonely(mesh: HostedMesh, agent: HostedAgent, other: HostedAgent) -> Iterator[str]:
+    took = []
+    for turn in range(ROUNDS):
+        mesh.cluster.whole()
+        lonely = next(member for member in mesh.cluster.members if member.url == agent.server_url)
+        with lonely.parted():
+            agent.register(f"lonely-{turn}", port=1)
+            took.append(eventually(lambda turn=turn: other.knows(f"lonely-{turn}"), "it is there", WITHIN_S))
+    yield _line("a server cut off from the others: its agents use another after", took)
 
 
 def _edge(mesh: HostedMesh, hub: HostedAgent, edge: HostedAgent) -> Iterator[str]:

@@ -153,7 +153,11 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         RightMissing: if the user may not publish there.
         Refused: if the stream does not take it.
     """
-    message = await session.request(subject, payload, headers)
+    try:
+        message = await session.request(subject, payload, headers)
+    except LogUnavailable:
+        session.note_service(served=False)
+        raise
     if status(message):
         raise LogUnavailable(f"no stream takes {subject} now")
     try:
@@ -162,4 +166,5 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         raise LogError(f"the confirmation of {subject} is not understood: {error}") from None
     if ack.error is not None:
         raise refusal(subject, ack.error)
+    session.note_service(served=True)
     return ack.seq

@@ -34,6 +34,11 @@ class HostedAgent(AgentProcess):
         with self.place.entered():
             return super().request(method, path, **options)
 
+    @property
+    def server_url(self) -> str:
+        """The nats-server to which it connected last."""
+        return str(self.logged("nats_connected")[-1]["server"])
+
     def holdings(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Returns every instance it lists, by node and name."""
         return {(one["node"], one["name"]): one for one in self.get("/api/services").body["services"]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -38,6 +40,7 @@ class Member(NatsServer):
         self.name = name
         self.place = place
         self.ports = ports
+        self._others: list[Member] = []
 
     @property
     def address(self) -> str:
@@ -53,12 +56,31 @@ class Member(NatsServer):
 
     def join(self, members: list[Member]) -> None:
         """Takes the configuration of one of these members."""
+        self._others = [one for one in members if one is not self]
         routes = ", ".join(f'"nats-route://{one.place.address}:{one.ports.routes}"' for one in members)
         self.configure(
             f"server_name: {self.name}\n"
             f"http: 127.0.0.1:{self.ports.monitor}\n"
             f"cluster {{ name: mesh, listen: {self.place.address}:{self.ports.routes}, routes: [{routes}] }}"
         )
+
+    @contextlib.contextmanager
+    def parted(self) -> Iterator[None]:
+        """Keeps the server from the other servers while the context lasts; its clients still reach it."""
+        assert self.place.host is not None
+        others = [one.place.address for one in self._others]
+        for address in others:
+            self._route("add", address)
+        try:
+            yield
+        finally:
+            for address in others:
+                self._route("delete", address)
+
+    def _route(self, verb: str, address: str) -> None:
+        assert self.place.host is not None
+        words = ("ip", "-n", self.place.host.name, "route", verb, "blackhole", f"{address}/32")
+        subprocess.run(words, check=True, capture_output=True, text=True)
 
     def streams(self) -> dict[str, dict[str, Any]]:
         """Returns what the server knows of each stream; nothing if it does not answer."""

@@ -13,6 +13,7 @@ from hosted import HostedAgent, HostedMesh
 
 CLIENTS = 4
 WITHOUT_WRITES_S = 30.0
+GONE_ON_S = 60.0
 
 
 def services(agent: HostedAgent) -> Iterator[tuple[str, int]]:
@@ -95,3 +96,18 @@ def test_the_leader_out_of_reach_is_replaced_and_what_it_missed_is_brought_to_it
     note(f"agreed after {mesh.agreed():.1f} s")
     check_nothing_lost(mesh, account)
     mesh.cluster.whole()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("hosts")
+def test_agents_leave_a_server_that_is_cut_off_from_the_others(mesh: HostedMesh):
+    alpha, beta = mesh.begun("alpha", "beta")
+    lonely = next(member for member in mesh.cluster.members if member.url == alpha.server_url)
+    with lonely.parted():
+        assert alpha.register("of-alpha", port=1).status == 202
+        took_s = eventually(lambda: beta.knows("of-alpha"), "alpha has gone on to another", GONE_ON_S)
+        note(f"from a server that is cut off from the others to another: {took_s:.1f} s")
+        assert alpha.server_url != lonely.url
+        mesh.agreed()
+    mesh.cluster.whole()
+    mesh.agreed()
