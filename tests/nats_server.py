@@ -25,11 +25,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_greeting(port: int, process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_for_greeting(
+    port: int, process: subprocess.Popen[bytes] | None = None, address: str = "127.0.0.1"
+) -> None:
     """Returns when a nats-server sends its INFO line on the port."""
     deadline = time.perf_counter() + START_TIMEOUT_S
     while time.perf_counter() < deadline and (process is None or process.poll() is None):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as probe:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 1) as probe:
             probe.settimeout(1)
             if probe.recv(4) == b"INFO":
                 return
@@ -56,7 +58,21 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{self.address}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return "127.0.0.1"
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The words that start it."""
+        return (str(BINARY),)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
@@ -71,14 +87,17 @@ class NatsServer:
     def start(self) -> Self:
         store = f'jetstream {{ store_dir: "{self.directory}/store", sync_interval: always }}\n'
         self.config_path.write_text(
-            f"listen: 127.0.0.1:{self.port}\n{store if self._jetstream else ''}{self._config_extra}\n"
+            f"listen: {self.address}:{self.port}\n{store if self._jetstream else ''}{self._config_extra}\n"
         )
         with (self.directory / "nats.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [BINARY, "-c", self.config_path], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                [*self.program, "-c", self.config_path],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         try:
-            wait_for_greeting(self.port, self._process)
+            wait_for_greeting(self.port, self._process, self.address)
         except TimeoutError:
             self.kill()
             raise RuntimeError(f"nats-server did not start:\n{self.log}") from None

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECURITY = (ROOT / "docs" / "security.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 NOT_PROMISED = "Not promised"
 THREATS = (
@@ -74,3 +75,9 @@ def test_every_test_named_in_the_security_page_exists():
 def test_nothing_but_the_names_of_tests_stands_where_they_are_named():
     for what, _, shown in promises():
         assert TEST_NAME.sub("", shown).strip(", ") == "", what
+
+
+def test_every_test_named_in_the_reliability_page_exists():
+    named = TEST_NAME.findall(RELIABILITY)
+    assert len(named) > 8
+    assert not [f"{path}::{name}" for path, name in named if name not in names_in(ROOT / path)]

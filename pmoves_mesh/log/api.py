@@ -23,6 +23,7 @@ STREAM_NOT_FOUND: Final = 10059
 STREAM_NAME_IN_USE: Final = 10058
 SUBJECTS_OVERLAP: Final = 10065
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+TOO_FEW_SERVERS: Final = (10005, 10074)
 _NOT_ENABLED: Final = (10039, 10076)
 
 T = TypeVar("T")
@@ -152,7 +153,11 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         RightMissing: if the user may not publish there.
         Refused: if the stream does not take it.
     """
-    message = await session.request(subject, payload, headers)
+    try:
+        message = await session.request(subject, payload, headers)
+    except LogUnavailable:
+        session.note_service(served=False)
+        raise
     if status(message):
         raise LogUnavailable(f"no stream takes {subject} now")
     try:
@@ -161,4 +166,5 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         raise LogError(f"the confirmation of {subject} is not understood: {error}") from None
     if ack.error is not None:
         raise refusal(subject, ack.error)
+    session.note_service(served=True)
     return ack.seq

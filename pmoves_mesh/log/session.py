@@ -30,6 +30,9 @@ REQUEST_TIMEOUT_S: Final = 2.0
 _PING_INTERVAL_S: Final = 2.0
 _PING_TIMEOUT_S: Final = 2
 _CLOSE_TIMEOUT_S: Final = 1.0
+_UNSERVED_MAX_S: Final = 10.0
+"""A cluster has a new leader within 9 s; a server without one for longer is cut off from the others."""
+
 _CANCEL_AGAIN_S: Final = 0.2
 _NEVER_S: Final = 10**9
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
@@ -86,6 +89,7 @@ class Session:
         self._inboxes: set[Inbox] = set()
         self._reply_prefix = ""
         self._deaf: RightMissing | None = None
+        self._unserved_since_s: float | None = None
 
     @property
     def info(self) -> dict[str, Any]:
@@ -180,6 +184,20 @@ class Session:
                 await self.client.rtt(timeout=_PING_TIMEOUT_S)
         except (OSError, nats.errors.Error) as error:
             self._lose(f"no sign of life ({_text(error)})")
+
+    def note_service(self, *, served: bool) -> None:
+        """Takes notice of whether a stream confirmed a message, and ends a session where long none did.
+
+        The server may be cut off from the rest of its cluster, and another may not be. One that led
+        a stream goes on describing it for minutes, so only what it confirms counts.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if served:
+            self._unserved_since_s = None
+        elif self._unserved_since_s is None:
+            self._unserved_since_s = now_s
+        elif now_s - self._unserved_since_s >= _UNSERVED_MAX_S:
+            self._lose(f"no stream confirmed anything there for {_UNSERVED_MAX_S:g} s")
 
     async def close(self) -> None:
         """Ends the session and whatever waits on it."""

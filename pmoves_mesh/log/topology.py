@@ -16,9 +16,10 @@ from pmoves_mesh.core import names
 from pmoves_mesh.core.event import STREAM_SUBJECTS
 from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream
 from pmoves_mesh.errors import ForeignStream, RightMissing, ServerTooOld, StreamInTheWay
-from pmoves_mesh.log import api
+from pmoves_mesh.log import api, replication
 from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
 from pmoves_mesh.log.connection import Connection
+from pmoves_mesh.log.replication import replicas_wanted
 from pmoves_mesh.log.session import Session
 from pmoves_mesh.ports import LogBounds
 
@@ -78,9 +79,10 @@ async def ensure(
     *,
     max_age_s: float = 30 * _DAY_S,
     max_bytes: int = _GIB,
-    replicas: int = 1,
 ) -> LogBounds:
     """Makes whatever is missing, checks what is there, and returns the stream's bounds.
+
+    On a cluster of three servers or more each stream is kept on three; what is there is never reduced.
 
     Args:
         connection: to the mesh's NATS account.
@@ -88,7 +90,6 @@ async def ensure(
         ca_fingerprints: of the CA certificates that it knows, the issuing one first.
         max_age_s: seconds after which the stream drops an event.
         max_bytes: bytes above which the stream drops its oldest events.
-        replicas: 1, or 3 on a cluster; what is there is never reduced.
 
     Raises:
         LogUnavailable: if JetStream does not answer.
@@ -101,8 +102,10 @@ async def ensure(
     _check_server(session)
     known = (ca_fingerprints,) if isinstance(ca_fingerprints, str) else tuple(ca_fingerprints)
     identity = StreamIdentity(mesh, known[0])
-    limits = _Limits(max_age_s, max_bytes, replicas)
+    limits = _Limits(max_age_s, max_bytes, replicas_wanted(session))
     info = await _ensure_stream(session, _events(identity, limits), known)
+    # Where there were too few servers for the stream, there are too few for the buckets.
+    limits = _Limits(max_age_s, max_bytes, min(limits.replicas, info.config.get("num_replicas", 1)))
     for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
         await _ensure_stream(session, bucket, known)
     await _ensure_leases(session, _leases(identity, limits), known)
@@ -110,16 +113,14 @@ async def ensure(
     return bounds_of(info)
 
 
-async def ensure_leases(
-    connection: Connection, mesh: str, ca_fingerprints: Sequence[str], *, replicas: int = 1
-) -> None:
+async def ensure_leases(connection: Connection, mesh: str, ca_fingerprints: Sequence[str]) -> None:
     """Makes the bucket of leases anew, if a restart of the server took it: it is in memory alone.
 
     Raises:
         LogError: as `ensure` does.
     """
-    leases = _leases(StreamIdentity(mesh, ca_fingerprints[0]), _Limits(0, 0, replicas))
     session = connection.session()
+    leases = _leases(StreamIdentity(mesh, ca_fingerprints[0]), _Limits(0, 0, replicas_wanted(session)))
     await _ensure_stream(session, leases, tuple(ca_fingerprints))
     await _ensure_witness(session)
 
@@ -244,7 +245,7 @@ async def _ensure_stream(session: Session, config: dict[str, Any], known: Sequen
         return info
     body = {**info.config, **config, "metadata": {**info.config["metadata"], **config["metadata"]}}
     try:
-        return await call(session, f"STREAM.UPDATE.{name}", StreamInfo, body, _CREATE_TIMEOUT_S)
+        return await replication.update(session, info, body)
     except RightMissing:
         # A node with least privilege takes the stream as whoever may change it has set it.
         return info
@@ -278,7 +279,7 @@ async def _create(session: Session, config: dict[str, Any]) -> StreamInfo:
     """Makes a stream, or returns the one that another agent made at the same moment."""
     name = config["name"]
     try:
-        return await call(session, f"STREAM.CREATE.{name}", StreamInfo, config, _CREATE_TIMEOUT_S)
+        return await replication.create(session, config)
     except Refused as error:
         if error.err_code == api.SUBJECTS_OVERLAP:
             await _raise_in_the_way(session, config)

@@ -81,6 +81,11 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def program(self) -> tuple[str, ...]:
+        """The words that start the program where this host is."""
+        return PROGRAM
+
+    @property
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(SETTING_PREFIXES)}
         own = {
@@ -112,7 +117,7 @@ class AgentProcess:
         with self._log_path.open("ab") as log:
             self._log_from = log.tell()
             self._process = subprocess.Popen(
-                [*PROGRAM, "agent"],
+                [*self.program, "agent"],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -242,7 +247,7 @@ class AgentProcess:
         if self.url:
             environment["SERVICE_REGISTRY_PORT"] = self.url.rpartition(":")[2]
         return subprocess.run(
-            [*PROGRAM, *arguments],
+            [*self.program, *arguments],
             cwd=self.directory,
             env=environment,
             stdin=subprocess.DEVNULL,

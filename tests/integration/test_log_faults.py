@@ -23,6 +23,8 @@ from log_support import (
 from nats_server import NatsServer, free_port
 
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceGap
+from pmoves_mesh.log import api
+from pmoves_mesh.log import session as session_module
 from pmoves_mesh.log.api import Done, StreamInfo, call
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
@@ -283,3 +285,19 @@ async def test_core_messages_reach_a_subscriber_also_after_a_restart(
         listener.cancel()
         await asyncio.wait((listener,))
     assert connection.generation >= 2
+
+
+async def test_a_server_where_no_stream_confirms_anything_for_long_is_left(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_UNSERVED_MAX_S", 0.5)
+    session = connection.session()
+    async with await session.subscribe("silent"):  # somebody listens, and never answers
+        for _ in range(2):
+            assert not session.lost.is_set()
+            with pytest.raises(LogUnavailable):
+                await api.publish(session, "silent", b"", {})
+    assert session.lost.is_set()
+    assert "no stream confirmed anything" in session.problem
+    await connection.wait_connected(DEADLINE_S)
+    assert await publish_stubbornly(NatsEventLog(connection), 1) == 1
