@@ -18,7 +18,6 @@ from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.event import InstanceUpdated
-from pmoves_mesh.core.model import Stamp
 from pmoves_mesh.errors import StoreError
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
 from pmoves_mesh.replica import Replica
@@ -173,7 +172,8 @@ async def test_an_incarnation_is_later_than_every_earlier_one_and_than_what_the_
         desk = Desk(store)
         desk.clock.now = now_ms
         await desk.author.begin(above)
-        assert least <= desk.author.stamp.incarnation <= most
+        begun = desk.author.stamp.incarnation
+        assert least <= begun <= most
         assert desk.author.stamp.revision == 0
     async with Store.opened(tmp_path) as store:
         assert store.state == NodeState(incarnation=begun, revision=0, head="head-7")
