@@ -14,14 +14,14 @@ import structlog
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
-from pmoves_mesh.agent.care import care_for
-from pmoves_mesh.agent.clones import Clones
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
-from pmoves_mesh.agent.lease import LeaseKeeper
+from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.link import Link
-from pmoves_mesh.agent.liveness import keeper_of, watching
+from pmoves_mesh.agent.liveness.clones import Clones
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper
+from pmoves_mesh.agent.liveness.watching import keeper_of, watching
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.reconcile import Charge, Reconciler

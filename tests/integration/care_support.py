@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from http_support import HOST, Answer, PinnedClock, Served, served
 
-from pmoves_mesh.agent.checks import checks_of
-from pmoves_mesh.agent.maintenance import Maintenance
-from pmoves_mesh.agent.prober import Prober
-from pmoves_mesh.agent.ttl_check import TtlWatch
+from pmoves_mesh.agent.health.checks import checks_of
+from pmoves_mesh.agent.health.maintenance import Maintenance
+from pmoves_mesh.agent.health.prober import Prober
+from pmoves_mesh.agent.health.ttl_check import TtlWatch
 from pmoves_mesh.views.http.app import serving
 
 

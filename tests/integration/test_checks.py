@@ -16,10 +16,10 @@ from care_support import Cared, cared
 from http_support import HOST, eventually, on_both_loops
 from probe_targets import says, target
 
-from pmoves_mesh.agent.command_probe import CommandProbe
-from pmoves_mesh.agent.docker_probe import DockerProbe
-from pmoves_mesh.agent.probes import ask
-from pmoves_mesh.agent.tcp_probe import TcpProbe
+from pmoves_mesh.agent.health.command_probe import CommandProbe
+from pmoves_mesh.agent.health.docker_probe import DockerProbe
+from pmoves_mesh.agent.health.probes import ask
+from pmoves_mesh.agent.health.tcp_probe import TcpProbe
 from pmoves_mesh.core.check import CommandCheck, DockerCheck, TcpCheck
 
 RAG = instance(host=HOST, port=1)

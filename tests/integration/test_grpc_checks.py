@@ -19,8 +19,8 @@ import pytest
 from builders import instance
 from http_support import HOST
 
-from pmoves_mesh.agent.grpc_probe import FRAME_BYTES_MAX, GrpcProbe
-from pmoves_mesh.agent.probes import ask
+from pmoves_mesh.agent.health.grpc_probe import FRAME_BYTES_MAX, GrpcProbe
+from pmoves_mesh.agent.health.probes import ask
 from pmoves_mesh.core.check import GrpcCheck
 
 SERVER = Path(__file__).with_name("grpc_service.py")

@@ -17,7 +17,7 @@ from log_support import CA, DEADLINE_S, connected, eventually
 from nats_server import NatsServer
 from structlog.testing import capture_logs
 
-from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core import lease
 from pmoves_mesh.core.lease import Lease

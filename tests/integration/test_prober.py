@@ -15,9 +15,9 @@ from builders import instance, registered
 from http_support import DEADLINE_S, PinnedClock, Served, served
 from probe_targets import HOST, Target, says, target
 
-from pmoves_mesh.agent.http_probe import HttpProbe
-from pmoves_mesh.agent.prober import Prober
-from pmoves_mesh.agent.probes import Probe
+from pmoves_mesh.agent.health.http_probe import HttpProbe
+from pmoves_mesh.agent.health.prober import Prober
+from pmoves_mesh.agent.health.probes import Probe
 from pmoves_mesh.core.check import Check, TcpCheck
 from pmoves_mesh.core.health import Finding, Pace
 from pmoves_mesh.core.model import Instance, InstanceKey

@@ -15,9 +15,9 @@ from builders import MESH, instance
 from cryptography import x509
 from probe_targets import HOST, Target, says, target
 
-from pmoves_mesh.agent import http_probe
-from pmoves_mesh.agent.http_probe import BODY_BYTES_MAX, HttpProbe
-from pmoves_mesh.agent.probes import ask
+from pmoves_mesh.agent.health import http_probe
+from pmoves_mesh.agent.health.http_probe import BODY_BYTES_MAX, HttpProbe
+from pmoves_mesh.agent.health.probes import ask
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.check import HttpCheck
 from pmoves_mesh.core.health import Finding

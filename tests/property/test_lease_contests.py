@@ -12,7 +12,7 @@ from builders import NOW_MS, Authority
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
 from pmoves_mesh.core.lease import Lease
 from pmoves_mesh.errors import IdentityCloned, LogUnavailable, SequenceConflict
 from pmoves_mesh.ports import BucketEntry

@@ -20,8 +20,8 @@ from witness import witness
 
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
-from pmoves_mesh.agent.clones import Clones
-from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.liveness.clones import Clones
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver

@@ -19,7 +19,8 @@ from reader import Mesh
 from verdict import are_seen_gone, check
 from virtual_time import SimClock, ended, run
 
-from pmoves_mesh.agent import author, lease
+from pmoves_mesh.agent import author
+from pmoves_mesh.agent.liveness import lease
 from pmoves_mesh.log.memory import Faults
 
 _GREEK: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")

@@ -13,9 +13,9 @@ import pytest
 from builders import MESH, Authority, Identity, announced, instance, line, registered
 from virtual_time import SimClock, ended, run
 
-from pmoves_mesh.agent.suspicions import Suspicions
-from pmoves_mesh.agent.sweeper import Sweeper
-from pmoves_mesh.agent.witness import Witness
+from pmoves_mesh.agent.liveness.suspicions import Suspicions
+from pmoves_mesh.agent.liveness.sweeper import Sweeper
+from pmoves_mesh.agent.liveness.witness import Witness
 from pmoves_mesh.core import envelope, lease, wire
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.core.event import InstanceExpired, NodeLost

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from pmoves_mesh.agent.reach import connect, not_probed, place_problem, unconnected
+from pmoves_mesh.agent.health.reach import connect, not_probed, place_problem, unconnected
 from pmoves_mesh.core.check import GrpcCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from pmoves_mesh.agent.witness import Suspicion, Witness
+from pmoves_mesh.agent.liveness.witness import Suspicion, Witness
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.witness import TURN_S, Spells, absence_max_s, silence_max_s
 from pmoves_mesh.errors import LogError

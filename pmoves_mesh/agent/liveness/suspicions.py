@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import structlog
 
-from pmoves_mesh.agent.lease import LeaseKeeper
-from pmoves_mesh.agent.witness import Suspicion, Witness
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper
+from pmoves_mesh.agent.liveness.witness import Suspicion, Witness
 from pmoves_mesh.core.witness import BROKEN_S, FOLLOWERS_MAX, TURN_S, answering_s
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log.connection import Connection

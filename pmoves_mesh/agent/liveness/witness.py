@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from pmoves_mesh.agent.author import Author
-from pmoves_mesh.agent.lease import LeaseKeeper
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper
 from pmoves_mesh.core import envelope, witness
 from pmoves_mesh.core.event import InstanceExpired, NodeLost
 from pmoves_mesh.core.lease import connection_of

@@ -1,4 +1,4 @@
-"""Liveness: an agent keeps its own lease, and watches over the others'."""
+"""What keeps this node's lease, and what watches over the others', put together."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.ground import Ground
-from pmoves_mesh.agent.lease import LeaseKeeper, Tenant
-from pmoves_mesh.agent.suspicions import Suspicions, showing
-from pmoves_mesh.agent.sweeper import Sweeper
-from pmoves_mesh.agent.witness import Witness
+from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.liveness.suspicions import Suspicions, showing
+from pmoves_mesh.agent.liveness.sweeper import Sweeper
+from pmoves_mesh.agent.liveness.witness import Witness
 from pmoves_mesh.core.lease import Lease
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket

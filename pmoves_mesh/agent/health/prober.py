@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from pmoves_mesh.agent.probes import Probe, ask
+from pmoves_mesh.agent.health.probes import Probe, ask
 from pmoves_mesh.agent.registrations import Held, Registrations
 from pmoves_mesh.core.check import PacedCheck, TtlCheck, check_made
 from pmoves_mesh.core.doubt import Cause, Doubt

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from yarl import URL
 
 from pmoves_mesh import __version__
-from pmoves_mesh.agent.reach import allowed_socket, not_probed, unconnected
+from pmoves_mesh.agent.health.reach import allowed_socket, not_probed, unconnected
 from pmoves_mesh.core.check import HttpCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from pmoves_mesh.agent.reach import not_probed
+from pmoves_mesh.agent.health.reach import not_probed
 from pmoves_mesh.core.check import DockerCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance

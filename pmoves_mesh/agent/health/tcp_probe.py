@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pmoves_mesh.agent.reach import connect, not_probed, place_problem, unconnected
+from pmoves_mesh.agent.health.reach import connect, not_probed, place_problem, unconnected
 from pmoves_mesh.core.check import TcpCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance

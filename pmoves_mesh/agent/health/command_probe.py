@@ -16,7 +16,7 @@ import signal
 from contextlib import suppress
 from typing import Final
 
-from pmoves_mesh.agent.reach import not_probed
+from pmoves_mesh.agent.health.reach import not_probed
 from pmoves_mesh.core.check import COMMAND_SETTING, CommandCheck
 from pmoves_mesh.core.health import Finding
 from pmoves_mesh.core.model import Instance

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from pmoves_mesh.agent.checks import checks_of
 from pmoves_mesh.agent.ground import Ground
-from pmoves_mesh.agent.maintenance import MAINTENANCE_FILE, Maintenance
-from pmoves_mesh.agent.prober import Prober
+from pmoves_mesh.agent.health.checks import checks_of
+from pmoves_mesh.agent.health.maintenance import MAINTENANCE_FILE, Maintenance
+from pmoves_mesh.agent.health.prober import Prober
+from pmoves_mesh.agent.health.ttl_check import TtlWatch
 from pmoves_mesh.agent.registrations import Registrations
-from pmoves_mesh.agent.ttl_check import TtlWatch
 from pmoves_mesh.replica import Replica
 
 

@@ -8,12 +8,12 @@ from typing import Self, assert_never
 
 from cryptography import x509
 
-from pmoves_mesh.agent.command_probe import CommandProbe
-from pmoves_mesh.agent.docker_probe import DockerProbe
-from pmoves_mesh.agent.grpc_probe import GrpcProbe
-from pmoves_mesh.agent.http_probe import HttpProbe
-from pmoves_mesh.agent.reach import not_probed
-from pmoves_mesh.agent.tcp_probe import TcpProbe
+from pmoves_mesh.agent.health.command_probe import CommandProbe
+from pmoves_mesh.agent.health.docker_probe import DockerProbe
+from pmoves_mesh.agent.health.grpc_probe import GrpcProbe
+from pmoves_mesh.agent.health.http_probe import HttpProbe
+from pmoves_mesh.agent.health.reach import not_probed
+from pmoves_mesh.agent.health.tcp_probe import TcpProbe
 from pmoves_mesh.core.check import (
     Check,
     CommandCheck,

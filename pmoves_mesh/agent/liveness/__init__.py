@@ -1,0 +1,1 @@
+"""Liveness: an agent keeps its own lease, and watches over the others'."""
