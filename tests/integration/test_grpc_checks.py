@@ -1,13 +1,8 @@
-"""gRPC checks: against a real gRPC server where there is one, and against what only looks like one.
-
-The real server needs grpcio and grpcio-health-checking, which this package does not: they are looked
-for in this interpreter, and in the one that `PMOVES_TEST_GRPC_PYTHON` names.
-"""
+"""gRPC checks: against a real gRPC server, and against what only looks like one."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import struct
 import subprocess
 import sys
@@ -38,18 +33,9 @@ async def found(port: int, service: str = "", timeout_s: float = TIMEOUT_S) -> t
 # A real server
 
 
-def interpreter() -> str:
-    """Returns an interpreter that has a gRPC server."""
-    for python in filter(None, (os.environ.get("PMOVES_TEST_GRPC_PYTHON"), sys.executable)):
-        has = subprocess.run([python, "-c", "import grpc_health"], capture_output=True, check=False)
-        if has.returncode == 0:
-            return python
-    pytest.skip("no gRPC server: name an interpreter with grpcio-health-checking in PMOVES_TEST_GRPC_PYTHON")
-
-
 @contextmanager
 def grpc_server(*options: str) -> Iterator[int]:
-    command = [interpreter(), str(SERVER), *options]
+    command = [sys.executable, str(SERVER), *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
