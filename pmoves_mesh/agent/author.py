@@ -182,14 +182,17 @@ class Author:
         """Begins a new incarnation, later than every earlier one and than `above`.
 
         How much later is random: of two runs with one identity, which outrank each other while their
-        clocks are behind, neither may say anything under the other's stamp.
+        clocks are behind, neither may say anything under the other's stamp. Where `above` is near the
+        highest that anybody believes, as only a liar's is, there is room for less.
 
         Raises:
             StoreError: if it cannot be made durable; what is stated next makes it so.
         """
-        floor = max(self._state.incarnation, above) + 1 + secrets.randbelow(_APART)
+        now_ms, before = self._clock.now_ms(), max(self._state.incarnation, above)
+        room = now_ms + envelope.AHEAD_MAX_MS - before
+        later = before + 1 + secrets.randbelow(max(1, min(_APART, room // 2)))
         head = self._state.head
-        self._state = NodeState(incarnation=max(self._clock.now_ms(), floor), revision=0, head=head)
+        self._state = NodeState(incarnation=max(now_ms, later), revision=0, head=head)
         await self._store.commit(Commit(state=self._state, follows=head))
 
 

@@ -45,11 +45,12 @@ FORMAT: Final = "Mesh-Format"
 SIGNER: Final = "Mesh-Signer"
 SIGNATURE: Final = "Mesh-Signature"
 
-_DOMAIN: Final = "pmoves-mesh event"
-_TOLERANCE_MS: Final = 5 * 60 * 1000
-_AHEAD_MAX_MS: Final = 100 * 365 * 86_400_000
+AHEAD_MAX_MS: Final = 100 * 365 * 86_400_000
 """Incarnations are times in milliseconds. A clock may be as wrong as this; anything further ahead is meant
 to be outranked by nobody, and what lies within can be outranked at any later moment."""
+
+_DOMAIN: Final = "pmoves-mesh event"
+_TOLERANCE_MS: Final = 5 * 60 * 1000
 
 
 class SealedEvent(Struct, frozen=True, kw_only=True, gc=False):
@@ -186,7 +187,7 @@ def unseal(
         raise ForeignMesh(event.mesh)
     _check_entitled(event, signer)
     _check_allowed(event, signer)
-    if event.incarnation > time_ms + _AHEAD_MAX_MS:
+    if event.incarnation > time_ms + AHEAD_MAX_MS:
         raise AheadOfTime(event.node, event.incarnation)
     token = hashlib.sha256(statement).hexdigest()
     return (VerifiedEvent(event, signer, token, _by=_UNSEALED),)

@@ -177,7 +177,8 @@ def prove(trust: Trust, key: str, record: Record) -> None:
         record.sealed, trust, time_ms=record.time_ms, position=record.position, accept_unsigned=False
     )
     assert verified.verified
-    assert verified.signer == f"spiffe://pmoves-mesh/node/{verified.event.node}"
+    about = verified.event
+    assert verified.signer == f"spiffe://pmoves-mesh/node/{getattr(about, 'witness', about.node)}"
     assert verified.event.stamp == record.stamp
     assert records.key_of(verified.event) == key
     if record.ended is not None:

@@ -23,7 +23,7 @@ from pmoves_mesh.pki.identity import Identity
 MESH = "pmoves-mesh"
 REFUTED_WITHIN_S = 2.0
 REVISION_MAX = 2**62
-AHEAD_MAX_MS = envelope._AHEAD_MAX_MS
+AHEAD_MAX_MS = envelope.AHEAD_MAX_MS
 MIB = 1 << 20
 
 
