@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import msgspec
 import structlog
@@ -34,6 +34,8 @@ Repair = Literal["dropped", "fetched", "restated", "bucket", "truncated", "repla
 """How a disagreement was mended: an instance that a manifest does not list was dropped, or one that it
 lists was fetched; this node stated again what the mesh did not know of it; a key of the bucket was
 written or removed; this replica began anew, since the stream was truncated, or made anew or restored."""
+
+T = TypeVar("T")
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
@@ -120,7 +122,7 @@ class Replica:
             LogError: if the stream is gone.
         """
         try:
-            await self.verifier.learn_roots(self._bucket)
+            await self._patiently(lambda: self.verifier.learn_roots(self._bucket))
             while True:
                 await self._follow()
         finally:
@@ -334,13 +336,11 @@ class Replica:
         certificate = self.verifier.trust.certificate(envelope.signer_of(sealed) or "")
         return msgspec.structs.replace(record, certificate=certificate)
 
-    async def _patiently(
-        self, unseal: Callable[[], Coroutine[Any, Any, tuple[VerifiedEvent, ...]]]
-    ) -> tuple[VerifiedEvent, ...]:
-        """Waits for the log where a certificate must come from it: no event is refused for an outage."""
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Waits for the log where something must come from it: no event is refused for an outage."""
         while True:
             try:
-                return await unseal()
+                return await ask()
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 

@@ -71,7 +71,7 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     headers.setdefault(POSITION, str(replica.position))
     if not replica.is_current:
         stale_s = replica.stale_s
-        headers[STALE] = "unknown" if stale_s is None else f"{stale_s:.1f}"
+        headers[STALE] = "unknown" if stale_s is None else f"{stale_s:.3f}"
     headers[hdrs.CACHE_CONTROL] = "no-cache"
     headers["X-Content-Type-Options"] = "nosniff"
     headers[hdrs.SERVER] = "pmoves-mesh"
