@@ -21,7 +21,15 @@ from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
 from pmoves_mesh.log.memory_broker import MemoryBroker, MemoryConsumer
 from pmoves_mesh.ports import BucketEntry, LogBounds, LogMessage, TailBatch
 
-__all__ = ["Faults", "MemoryBroker", "MemoryBucket", "MemoryClient", "MemoryLog", "MemoryWorkQueue"]
+__all__ = [
+    "Faults",
+    "MemoryBroker",
+    "MemoryBucket",
+    "MemoryClient",
+    "MemoryDelivery",
+    "MemoryLog",
+    "MemoryWorkQueue",
+]
 
 _REQUEST_TIMEOUT_S: Final = 2.0
 _BATCH_MAX: Final = 500
@@ -268,6 +276,16 @@ class MemoryDelivery:
         self._client.check(self._epoch)
         if not self._client.happens(self._client.faults.drop):
             self._consumer.ack(self._message.position)
+
+    async def working(self) -> None:
+        """Says that the work goes on, so that the message is not handed out again yet.
+
+        Raises:
+            LogUnavailable: if the connection was lost since the message was handed out.
+        """
+        self._client.check(self._epoch)
+        if not self._client.happens(self._client.faults.drop):
+            self._consumer.working(self._message.position)
 
 
 class MemoryWorkQueue:

@@ -42,6 +42,10 @@ class Caller:
         self._rng = random.Random(f"{mesh.seed} {host.label} caller {number}")
         self._pause_s = self._rng.uniform(1, 10)
         self._value = 0
+        self._further = {
+            "health_url": "http://127.0.0.1/",
+            "deregister_after": mesh.deregister_after_s,
+        }
 
     async def run(self) -> None:
         """Calls for ever."""
@@ -98,7 +102,7 @@ class Caller:
         return await self._registered(agent, key, value, wait=wait)
 
     async def _registered(self, agent: Agent, key: Key, value: int, *, wait: bool) -> str:
-        wanted = Registration(name=key[0], id=key[1], port=value, health_url="http://127.0.0.1/")
+        wanted = Registration(name=key[0], id=key[1], port=value, **self._further)
         speaker = agent.author.identity
         with self._expectations.asked([key], value):
             receipt = await agent.registrations.register(wanted, wait=wait)

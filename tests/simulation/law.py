@@ -30,6 +30,7 @@ class Law:
         identities: everybody who ever signed, by fingerprint.
         unsigned: the instances of nodes that do not sign, and whether each is there.
         expired: what a witness ever removed.
+        faded: of those nodes that do not sign, what a witness removed since they were last heard.
         cloned: nodes whose identity was copied.
         refusable: positions at which replicas may refuse an event.
         rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones.
@@ -43,6 +44,7 @@ class Law:
         self.identities: dict[str, Identity] = {}
         self.unsigned: dict[InstanceKey, bool] = {}
         self.expired: set[InstanceKey] = set()
+        self.faded: set[InstanceKey] = set()
         self.cloned: set[str] = set()
         self.refusable: set[int] = set()
         self.rejoined: set[str] = set()
@@ -78,7 +80,10 @@ class Law:
                 key = (body["service"], body["node"], body.get("id"))
                 self._evictions[key] = position, not body["lifted"]
             case "service.registry.expired":
-                self.expired.add(InstanceKey(body["service"], body["node"], body["id"]))
+                gone = InstanceKey(body["service"], body["node"], body["id"])
+                self.expired.add(gone)
+                if gone in self.unsigned:
+                    self.faded.add(gone)
             case "mesh.trust.revoked.v1":
                 for fingerprint in body["fingerprints"]:
                     self.revoked.setdefault(fingerprint, position)
@@ -89,6 +94,8 @@ class Law:
                 }
 
     def _take_unsigned(self, subject: str, body: dict[str, Any]) -> None:
+        node = body["data"]["node"] if "data" in body else body["node"]
+        self.faded = {key for key in self.faded if key.node != node}
         if "data" in body:
             data = body["data"]
             key = InstanceKey(data["name"], data["node"], str(data["port"]))

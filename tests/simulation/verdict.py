@@ -17,7 +17,7 @@ from pmoves_mesh.core import records
 from pmoves_mesh.core.event import InstanceExpired
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.records import Record
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.registry import NodeEntry, Registry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.rebuild import rebuild
@@ -43,24 +43,23 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
     await _check_bucket(mesh)
 
 
-def are_seen_gone(hosts: Sequence[Host]) -> bool:
-    """Returns whether everybody knows of the hosts that vanished, and of what went with them."""
-    return not any(
-        _is_listed_of(host.agent.replica, gone.name)
-        and host.agent.replica.registry.nodes[gone.name].status != "left"
+def is_settled(hosts: Sequence[Host]) -> bool:
+    """Returns whether everybody knows who is lost, and nothing is left of those."""
+    living = {host.name for host in hosts if host.is_up}
+    return all(
+        _is_settled(node, living)
         for host in hosts
         if host.agent is not None
-        for gone in hosts
-        if gone.vanished
+        for node in host.agent.replica.registry.nodes.values()
     )
 
 
-def _is_listed_of(replica: Replica, name: str) -> bool:
-    """Returns whether a node is held for alive, or one of its instances is listed."""
-    node = replica.registry.nodes.get(name)
-    if node is None:
-        return False
-    return node.status == "alive" or any(map(replica.registry.is_listed, node.entries.values()))
+def _is_settled(node: NodeEntry, living: set[str]) -> bool:
+    """Returns whether no witness has anything to say of a node."""
+    if node.status == "alive":
+        # Who is only told of by others, and signs nothing, lives for ever.
+        return node.name in living or (node.announced is None and node.latest.incarnation == 0)
+    return node.status == "left" or node.entries.keys() <= node.expired.keys()
 
 
 def _check_copies(mesh: Mesh, hosts: Sequence[Host]) -> None:
@@ -134,8 +133,10 @@ def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, option
     unsigned = {entry.key for entry in entries if not entry.verified}
     said = {key for key, there in law.unsigned.items() if there and not law.is_evicted(key)}
     plain = {key for key in said if key.node not in signing} if mesh.accept_unsigned else set()
-    if unsigned != plain and not law.begun_anew:
-        mesh.chronicle.violate(f"{name} lists of those who do not sign {sorted(unsigned ^ plain)}")
+    if unsigned - law.faded != plain - law.faded and not law.begun_anew:
+        mesh.chronicle.violate(
+            f"{name} lists of those who do not sign {sorted((unsigned ^ plain) - law.faded)}"
+        )
     roots = registry.roots.certificates
     if roots and tuple(map(number_of, roots)) != law.roots and not law.begun_anew:
         mesh.chronicle.violate(f"{name} believes other CAs")
@@ -177,7 +178,7 @@ async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
     reader = Reader(mesh, SimClock(), random.Random(mesh.seed))
     if not from_bucket:
         await reader.replica.verifier.learn_roots(reader.bucket)
-    task = asyncio.create_task(reader.follow() if from_bucket else reader.replica.run())
+    task = asyncio.create_task(reader.follower.run() if from_bucket else reader.replica.run())
     if not await reader.replica.wait_current(_CURRENT_S):
         mesh.chronicle.violate("a fresh replica does not become current")
     await ended([task])
