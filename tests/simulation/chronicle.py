@@ -56,7 +56,7 @@ class Chronicle:
 
     def _take(self, _logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if method != "debug":
-            self.note(f"log {fields['event']}: {fields.get('detail', '')}")
+            self.note(f"log {fields['event']}: {fields.get('detail') or fields.get('first', '')}")
         raise structlog.DropEvent
 
 
