@@ -108,7 +108,10 @@ class Host:
         return held
 
     def start(self) -> None:
-        """Starts the agent."""
+        """Starts the agent; one whose certificate is of none of the CAs that it knows ends at once."""
+        if self.identity.root not in self.roots:
+            self._mesh.chronicle.note(f"{self.label} does not start: it has to join again")
+            return
         self._runs += 1
         self._mesh.chronicle.note(f"{self.label} starts")
         self.is_up = True

@@ -152,7 +152,8 @@ def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
 async def _check_bucket(mesh: Mesh) -> None:
     """Checks that the bucket is what the stream gives.
 
-    An expiry that was written late, after the node had taken it back, keeps what it ended; that is as good.
+    An expiry after which the node announced itself again says nothing any more; what it ended may be
+    there instead, or nothing.
     Of hosts with one identity each lists what it knows, and what a manifest leaves out and a later one
     lists again at its old stamp is known to the bucket alone; so what is said of those is left out.
     """
@@ -160,18 +161,24 @@ async def _check_bucket(mesh: Mesh) -> None:
     verifier = Verifier(
         SimTrust(mesh.law.roots), reader.identities, SimClock(), accept_unsigned=mesh.accept_unsigned
     )
-    before = {entry.key: entry.value async for entry in reader.bucket.load()}
+    before = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
     await rebuild(reader.log, reader.bucket, verifier, SimClock())
-    after = {entry.key: entry.value async for entry in reader.bucket.load()}
-    changed = [key for key in {**before, **after} if _held(before.get(key)) != _held(after.get(key))]
+    after = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
+    changed = [key for key in {**before, **after} if not _ways(key, before) & _ways(key, after)]
     wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
 
-def _held(value: bytes | None) -> Record | None:
-    record = None if value is None else records.decode(value)
-    return record.ended if record is not None and record.subject == InstanceExpired.subject else record
+def _ways(key: str, held: Mapping[str, Record]) -> set[bytes | None]:
+    """Returns what a bucket may as well hold under a key as what it does."""
+    record, instance = held.get(key), records.parse_instance_key(key)
+    node = held.get(records.node_key(instance.node)) if instance is not None else None
+    if record is not None and node is not None and record.subject == InstanceExpired.subject:
+        said = node.ended or node
+        if records.is_taken_back(record, said.stamp):
+            return {None, record.ended and records.encode(record.ended)}
+    return {record and records.encode(record)}
 
 
 async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
