@@ -81,6 +81,21 @@ class Verifier:
             self._admit(record.certificate)
         return await self.unseal(message_of(record))
 
+    async def proved(self, key: str, record: Record) -> tuple[VerifiedEvent, ...]:
+        """Returns what a record states, if it proves itself and belongs under its key; else nothing.
+
+        Raises:
+            LogUnavailable: if a certificate cannot be fetched now.
+        """
+        try:
+            found = await self.unseal_record(record)
+        except RemoteProtocolError:
+            return ()
+        if record.ended is not None and not await self.proved(key, record.ended):
+            return ()
+        belongs = any(records.key_of(one.event) == key and one.event.stamp == record.stamp for one in found)
+        return found if belongs else ()
+
     async def signer(self, name: str) -> Signer | None:
         """Returns an identity by its certificate's fingerprint, fetched if it is not known yet.
 

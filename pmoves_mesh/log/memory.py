@@ -185,7 +185,7 @@ class MemoryLog:
             SequenceGap: if the stream ends before what was yielded, or was made anew.
         """
         client, broker = self._client, self._client.broker
-        position, stream_id, fresh = after, "", True
+        position, stream_id, fresh, made = after, "", True, broker.made
         with broker.listener() as news:
             while True:
                 news.clear()
@@ -198,6 +198,10 @@ class MemoryLog:
                 if bounds.last < position or stream_id not in {"", bounds.stream_id}:
                     raise SequenceGap(position, bounds.first)
                 stream_id = bounds.stream_id
+                if broker.made != made:
+                    made, fresh = broker.made, True
+                    yield _AWAY  # what delivered to it went with the stream
+                    continue
                 messages, pending = broker.after(position, _BATCH_MAX)
                 if not messages and not fresh:
                     await news.wait()

@@ -141,6 +141,7 @@ class MemoryBroker:
 
     Attributes:
         consumer: of the stream's events.
+        made: how often the stream was made, or restored; whoever follows it is cut off each time.
         expired: of the markers that say which keys of a bucket ran out, for each bucket; they come in
             the shape that NATS gives them, a message on the key's subject.
     """
@@ -148,7 +149,7 @@ class MemoryBroker:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self.expired: Final[dict[str, MemoryConsumer]] = {}
-        self._incarnation = self._made = 0
+        self._incarnation = self.made = 0
         self._listeners: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
         self._buckets: dict[str, dict[str, _Value]] = {}
         self._revisions: dict[str, int] = {}
@@ -159,8 +160,8 @@ class MemoryBroker:
 
     def reset(self) -> None:
         """Deletes the stream with its consumer, and makes it anew; the buckets stay."""
-        self._made += 1
-        self._incarnation = self._made
+        self.made += 1
+        self._incarnation = self.made
         self._last = 0
         self._messages: dict[int, LogMessage] = {}
         self._positions: list[int] = []

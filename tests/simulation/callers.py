@@ -147,11 +147,15 @@ class Caller:
 
     def _check_found(self, agent: Agent, key: Key, value: int) -> None:
         """Checks that whoever asks this agent finds what was just registered here."""
-        if self._host.name in self._mesh.law.cloned:
-            return  # another host may just have said something else in its name
+        law = self._mesh.law
+        if self._host.name in law.cloned or law.begun_anew:
+            return  # another host spoke in its name, or it just began anew
         registry = agent.replica.registry
         node = registry.nodes.get(self._host.name)
-        if node is not None and node.latest > agent.author.stamp:
+        held = agent.registrations.held.get(InstanceKey(key[0], self._host.name, key[1]))
+        if held is None or not held.durable.is_set():
+            return  # it is about to be said again
+        if node is not None and node.latest.incarnation > held.stamp.incarnation:
             return  # the mesh knows a later life of this node, and the agent has yet to outlive that one
         entry = registry.entry(InstanceKey(key[0], self._host.name, key[1]))
         if entry is None or entry.record.port != value:

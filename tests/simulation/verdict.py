@@ -10,6 +10,7 @@ from typing import Any, Final
 from expectations import Expectations
 from host import Held, Host
 from reader import Mesh, Reader
+from strangers import PLAIN
 from trust import SimTrust, number_of
 from virtual_time import SimClock, ended
 
@@ -33,7 +34,7 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
             _check_owner(mesh, host, expectations[host.label])
     replicas = {host.label: host.agent.replica for host in hosts if host.agent is not None}
     replicas["a replica booted from the bucket"] = await _fresh(mesh, from_bucket=True)
-    if "age" not in mesh.chronicle.happened:
+    if not mesh.law.begun_anew and "age" not in mesh.chronicle.happened:
         replicas["a replay of the stream"] = await _fresh(mesh, from_bucket=False)
     for name, replica in replicas.items():
         _check_replica(mesh, name, replica, hosts)
@@ -88,7 +89,9 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
     for one in replica.verifier.rejections:
         unsigned = one.reason == "unsigned" and not mesh.accept_unsigned
         unknown = one.reason == "untrusted_issuer" and name in law.rejoined
-        if one.position not in law.refusable and not unsigned and not unknown:
+        # What was signed before its signer or his CA was disowned may come back with another stream.
+        back = law.begun_anew and (one.position == 0 or one.reason in {"untrusted_issuer", "revoked"})
+        if one.position not in law.refusable and not unsigned and not unknown and not back:
             mesh.chronicle.violate(f"{name} rejected {one}")
     owned, running, gone = Held(), set[InstanceKey](), set[InstanceKey]()
     for host in hosts:
@@ -143,10 +146,31 @@ def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, option
 
 
 def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
-    mine, theirs = one.registry.state(), other.registry.state()
+    mine, theirs = _state(mesh, one), _state(mesh, other)
     for part in mine:
         if mine[part] != theirs[part]:
             mesh.chronicle.violate(f"{names} differ in {part}: {_difference(mine[part], theirs[part])}")
+
+
+def _state(mesh: Mesh, replica: Replica) -> dict[str, Any]:
+    """Returns what replicas must agree on.
+
+    Once the stream is another one, an event may stand in it or before it, and nobody is left who
+    could say again what those said who do not sign.
+    """
+    state = replica.registry.state()
+    if not mesh.law.begun_anew:
+        return state
+    nodes, instances = state["nodes"], state["instances"]
+    signing = {name for name, node in replica.registry.nodes.items() if node.latest.incarnation > 0}
+    return {
+        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing},
+        "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key.node in signing},
+        "listed": {key for key in state["listed"] if key.node in signing},
+        "evicted": {key for key, (_, evicted) in state["evictions"].items() if evicted},
+        "revoked": {*state["revoked"]},
+        "roots": state["roots"].certificates,
+    }
 
 
 async def _check_bucket(mesh: Mesh) -> None:
@@ -164,8 +188,13 @@ async def _check_bucket(mesh: Mesh) -> None:
     before = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
     await rebuild(reader.log, reader.bucket, verifier, SimClock())
     after = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
+    if mesh.law.begun_anew:
+        before, after = (
+            {key: records.of_before(one) for key, one in held.items()} for held in (before, after)
+        )
     changed = [key for key in {**before, **after} if not _ways(key, before) & _ways(key, after)]
-    wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
+    apart = {*mesh.law.cloned, *(PLAIN if mesh.law.begun_anew else ())}
+    wrong = [key for key in changed if apart.isdisjoint(key.split("."))]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
