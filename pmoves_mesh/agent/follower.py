@@ -195,7 +195,8 @@ class Follower:
         upstream = self._upstream
         await settle(upstream.log, upstream.registry)
         floor = min(await upstream.queue.floor(), bounds.last)
-        keys = await self._replica.restore_from_bucket(floor, carried)
         if floor + 1 < bounds.first:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
+            floor = bounds.first - 1  # nobody has them, so nobody need wait for them
+        keys = await self._replica.restore_from_bucket(floor, carried)
         _log.info("booted from the bucket", keys=keys, position=floor)

@@ -115,9 +115,16 @@ class ChronicledBroker(MemoryBroker):
             if client.connected and not client.happens(client.faults.drop):
                 told.put_nowait(ending)
 
-    def forget(self, part: float, position_max: int) -> None:
-        """Forgets a part of the acknowledged events, the oldest, as a stream that is full does."""
-        end = min(position_max, self.consumer.floor())
+    def forget(self, part: float, position_max: int | None = None, *, unread: bool = False) -> None:
+        """Forgets a part of the events, the oldest, as a stream that is full does.
+
+        Args:
+            part: of those that it may forget.
+            position_max: the latest that it may forget; None for any.
+            unread: whether it also forgets what the bucket does not have yet.
+        """
+        last = self.bounds().last
+        end = min(last if position_max is None else position_max, last if unread else self.consumer.floor())
         done = [position for position in self._positions if position <= end]
         for position in done[: int(len(done) * part)]:
             del self._messages[position]
