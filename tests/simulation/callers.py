@@ -40,7 +40,7 @@ class Caller:
         self._expectations = expectations
         self._services = services(number)
         self._rng = random.Random(f"{mesh.seed} {host.label} caller {number}")
-        self._pause_s = self._rng.uniform(1, 10)
+        self._pause_s = self._rng.uniform(0.7, 7)
         self._value = 0
         self._further = {
             "health_url": "http://127.0.0.1/",

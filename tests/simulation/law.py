@@ -49,12 +49,22 @@ class Law:
         self.refusable: set[int] = set()
         self.rejoined: set[str] = set()
         self.begun_anew = False
+        self._words = 0
         self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}
+        self._evictors: dict[tuple[str, str, str | None], Identity] = {}
 
     def is_evicted(self, key: InstanceKey) -> bool:
         """Returns whether the latest word about an instance, or about its service there, evicts it."""
         words = [self._evictions.get((key.service, key.node, one), (0, False)) for one in (key.id, None)]
         return max(words)[1]
+
+    def is_unsure(self, key: InstanceKey) -> bool:
+        """Returns whether an eviction may be void: its stream is gone, and so is the CA of who said it.
+
+        Nothing shows any more that it was said while that CA held.
+        """
+        words = [self._evictors.get((key.service, key.node, one)) for one in (key.id, None)]
+        return self.begun_anew and any(word is not None and not self.holds(word) for word in words)
 
     def holds(self, identity: Identity) -> bool:
         """Returns whether anybody believes what an identity signs now."""
@@ -78,7 +88,9 @@ class Law:
         match sealed.subject:
             case "service.registry.evicted":
                 key = (body["service"], body["node"], body.get("id"))
-                self._evictions[key] = position, not body["lifted"]
+                self._words += 1
+                self._evictions[key] = self._words, not body["lifted"]
+                self._evictors[key] = signer
             case "service.registry.expired":
                 gone = InstanceKey(body["service"], body["node"], body["id"])
                 self.expired.add(gone)

@@ -76,7 +76,7 @@ class Nemesis:
         self.kinds: Final = self._rng.sample(FAULTS, self._rng.choice((1, 3, 6, 12, len(FAULTS))))
         self.kinds += [kind for kind in ASKED_FOR if kind not in self.kinds]
         self.stopped: Final[set[str]] = set()
-        self._pause_s = self._rng.uniform(1, 20)
+        self._pause_s = self._rng.uniform(0.7, 14)
         self._operators = Operators(mesh, hosts, hosts[0].usual)
         self._strangers = Strangers(mesh, hosts[0].usual)
 

@@ -53,7 +53,7 @@ class Scenario:
             broker=broker,
             chronicle=self.chronicle,
             announce_s=rng.choice((2, 5)),
-            reconcile_s=rng.choice((4, 8)),
+            reconcile_s=rng.choice((3, 6)),
             lease_ttl_s=rng.choice((3, 10)),
             deregister_after_s=rng.choice((1, 10, 30)),
             accept_unsigned=rng.random() < 0.5,
@@ -70,7 +70,7 @@ class Scenario:
             for host in hosts
             for number in range(1 if is_large else _CALLERS_PER_HOST)
         ]
-        duration_s = rng.uniform(10, 20) if is_large else rng.uniform(20, 60)
+        duration_s = rng.uniform(8, 16) if is_large else rng.uniform(12, 40)
         try:
             for host in hosts:
                 host.start()

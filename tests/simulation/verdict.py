@@ -111,12 +111,13 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
             gone |= stored if law.is_disowned(host.name) else law.expired & stored
         if wrong:
             mesh.chronicle.violate(f"{name} takes {host.name} for {status}")
-    _check_listed(mesh, name, registry, owned, gone)
+    unsure = {key for key in owned if law.is_unsure(key)}
+    _check_listed(mesh, name, registry, owned, gone | unsure)
     signed = {entry.key for entry in registry.entries() if entry.verified}
     found = {key for key in signed if registry.is_discoverable(registry.nodes[key.node].entries[key])}
     wanted = {key for key in running if not law.is_evicted(key)}
-    if found != wanted:
-        mesh.chronicle.violate(f"{name} does not discover as it should {sorted(found ^ wanted)}")
+    if found - unsure != wanted - unsure:
+        mesh.chronicle.violate(f"{name} does not discover as it should {sorted((found ^ wanted) - unsure)}")
 
 
 def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, optional: set[InstanceKey]) -> None:
@@ -194,7 +195,8 @@ async def _check_bucket(mesh: Mesh) -> None:
         )
     changed = [key for key in {**before, **after} if not _ways(key, before) & _ways(key, after)]
     apart = {*mesh.law.cloned, *(PLAIN if mesh.law.begun_anew else ())}
-    wrong = [key for key in changed if apart.isdisjoint(key.split("."))]
+    decrees = ("evicted.", "roots") if mesh.law.begun_anew else ()
+    wrong = [key for key in changed if apart.isdisjoint(key.split(".")) and not key.startswith(decrees)]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
