@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, Final, Literal, get_args
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -122,10 +121,18 @@ class Replica:
         """
         try:
             await self.verifier.learn_roots(self._bucket)
+            await self._recall_decrees()
             while True:
                 await self._follow()
         finally:
             self._pending = None
+
+    async def _recall_decrees(self) -> None:
+        """Learns from the bucket what was decreed before this stream, which cannot tell that."""
+        for pattern in ("evicted.>", "revoked.>"):
+            async for entry in self._bucket.load(pattern):
+                if (record := records.readable(entry.value)) is not None and record.position == 0:
+                    await self._fold_record(self.registry, record)
 
     async def _follow(self) -> None:
         """Follows the log until it is away; from the anchor on, so that its history is known again."""
@@ -326,16 +333,9 @@ class Replica:
             elif change.outcome == "applied" and isinstance(
                 event, InstanceEvicted | CertificatesRevoked | RootsRotated
             ):
-                registry.decrees[records.key_of(event)] = records.encode(self._decree(event, message))
+                registry.decrees[records.key_of(event)] = records.encode(self.verifier.whole(event, message))
             changes.append((verified, change))
         return changes
-
-    def _decree(self, event: Event, message: LogMessage) -> records.Record:
-        """Returns the record of a decree, with what proves it even where the mesh lost that."""
-        sealed = message.sealed
-        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
-        certificate = self.verifier.trust.certificate(envelope.signer_of(sealed) or "")
-        return msgspec.structs.replace(record, certificate=certificate)
 
     async def _patiently(
         self, unseal: Callable[[], Coroutine[Any, Any, tuple[VerifiedEvent, ...]]]

@@ -6,13 +6,14 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import structlog
 from cryptography import x509
 from msgspec import Struct
 
 from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
-from pmoves_mesh.core.event import RootsRotated
+from pmoves_mesh.core.event import Event, RootsRotated
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Roots
 from pmoves_mesh.core.trust import Signer, Trust
@@ -95,6 +96,13 @@ class Verifier:
             return ()
         belongs = any(records.key_of(one.event) == key and one.event.stamp == record.stamp for one in found)
         return found if belongs else ()
+
+    def whole(self, event: Event, message: LogMessage) -> Record:
+        """Returns the record of an event, with what proves it even where the mesh lost that."""
+        sealed = message.sealed
+        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
+        certificate = self.trust.certificate(envelope.signer_of(sealed) or "")
+        return msgspec.structs.replace(record, certificate=certificate)
 
     async def signer(self, name: str) -> Signer | None:
         """Returns an identity by its certificate's fingerprint, fetched if it is not known yet.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import MESH, Authority, announced, instance, line, registered
+from builders import MESH, Authority, announced, evicted, instance, line, registered
 from http_support import PinnedClock, Served, served
 
 from pmoves_mesh.agent.announcer import Announcer
@@ -165,3 +165,18 @@ async def test_a_record_that_proves_nothing_is_written_anew_though_it_says_that_
     assert (done.written, done.deleted) == (1, 1)
     stamps = {one.key: records.decode(one.value).stamp async for one in node.bucket.load()}
     assert stamps == {RAG: Stamp(1, 1)}
+
+
+async def test_a_decree_of_before_this_stream_is_learned_by_whoever_goes_on_from_its_own_snapshot():
+    node = Node()
+    node.authority.trust.admit(node.alpha.der)
+    node.publish(registered(1))
+    async with node.following() as replica:
+        assert await replica.wait_current(DEADLINE_S)
+    decree = evicted()
+    sealed = envelope.seal(decree, node.authority.identity("root", "operator"))
+    record = records.record_of(sealed, decree, position=0, time_ms=node.clock.now_ms())
+    await node.bucket.put(records.key_of(decree), records.encode(record))
+    async with node.following() as replica:
+        assert await replica.wait_current(DEADLINE_S)
+        assert replica.registry.is_evicted(InstanceKey("rag", "alpha", "1"))

@@ -54,7 +54,7 @@ class Host:
 
     def __init__(self, mesh: Mesh, name: str, usual: Faults, *, copied: Host | None = None) -> None:
         self.name: Final = name
-        self.label: Final = name if copied is None else f"{copied.label}+"
+        self.label: Final = name + "+" * sum(host.name == name for host in mesh.hosts)
         self.identity = identity(name) if copied is None else copied.identity
         self.roots = mesh.law.roots if copied is None else copied.roots
         self.disk: Final = Disk() if copied is None else copied.disk.copy()

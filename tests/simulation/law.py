@@ -52,6 +52,7 @@ class Law:
         self._words = 0
         self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}
         self._evictors: dict[tuple[str, str, str | None], Identity] = {}
+        self._revokers: dict[str, Identity] = {}
 
     def is_evicted(self, key: InstanceKey) -> bool:
         """Returns whether the latest word about an instance, or about its service there, evicts it."""
@@ -65,6 +66,10 @@ class Law:
         """
         words = [self._evictors.get((key.service, key.node, one)) for one in (key.id, None)]
         return self.begun_anew and any(word is not None and not self.holds(word) for word in words)
+
+    def is_void(self, fingerprint: str) -> bool:
+        """Returns whether the same may be so of the revocation of a certificate."""
+        return self.begun_anew and not self.holds(self._revokers[fingerprint])
 
     def holds(self, identity: Identity) -> bool:
         """Returns whether anybody believes what an identity signs now."""
@@ -99,6 +104,7 @@ class Law:
             case "mesh.trust.revoked.v1":
                 for fingerprint in body["fingerprints"]:
                     self.revoked.setdefault(fingerprint, position)
+                    self._revokers[fingerprint] = signer
             case "mesh.trust.rotated.v1":
                 self.roots = tuple(map(number_of, body["roots"]))
                 self.retired = {

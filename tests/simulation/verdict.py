@@ -159,17 +159,17 @@ def _state(mesh: Mesh, replica: Replica) -> dict[str, Any]:
     Once the stream is another one, an event may stand in it or before it, and nobody is left who
     could say again what those said who do not sign.
     """
-    state = replica.registry.state()
-    if not mesh.law.begun_anew:
+    state, law = replica.registry.state(), mesh.law
+    if not law.begun_anew:
         return state
     nodes, instances = state["nodes"], state["instances"]
     signing = {name for name, node in replica.registry.nodes.items() if node.latest.incarnation > 0}
+    listed = {key for key in state["listed"] if key.node in signing and not law.is_unsure(key)}
     return {
         "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing},
-        "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key.node in signing},
-        "listed": {key for key in state["listed"] if key.node in signing},
-        "evicted": {key for key, (_, evicted) in state["evictions"].items() if evicted},
-        "revoked": {*state["revoked"]},
+        "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key in listed},
+        "listed": listed,
+        "revoked": {one for one in state["revoked"] if not law.is_void(one)},
         "roots": state["roots"].certificates,
     }
 
@@ -195,8 +195,8 @@ async def _check_bucket(mesh: Mesh) -> None:
         )
     changed = [key for key in {**before, **after} if not _ways(key, before) & _ways(key, after)]
     apart = {*mesh.law.cloned, *(PLAIN if mesh.law.begun_anew else ())}
-    decrees = ("evicted.", "roots") if mesh.law.begun_anew else ()
-    wrong = [key for key in changed if apart.isdisjoint(key.split(".")) and not key.startswith(decrees)]
+    forgotten = ("evicted.", "roots", "service.old") if mesh.law.begun_anew else ()
+    wrong = [key for key in changed if apart.isdisjoint(key.split(".")) and not key.startswith(forgotten)]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
