@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, Final, Literal, TypeVar, get_args
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -76,6 +75,7 @@ class Replica:
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
         self._subscribers: set[Callable[[Applied], None]] = set()
+        self._untold: list[Applied] = []
         self._missing: dict[InstanceKey, None] = {}
 
     @property
@@ -123,10 +123,18 @@ class Replica:
         """
         try:
             await self._patiently(lambda: self.verifier.learn_roots(self._bucket))
+            await self._patiently(self._recall_decrees)
             while True:
                 await self._follow()
         finally:
             self._pending = None
+
+    async def _recall_decrees(self) -> None:
+        """Learns from the bucket what was decreed before this stream, which cannot tell that."""
+        for pattern in ("evicted.>", "revoked.>"):
+            async for entry in self._bucket.load(pattern):
+                if (record := records.readable(entry.value)) is not None and record.position == 0:
+                    await self._fold_record(self.registry, record)
 
     async def _follow(self) -> None:
         """Follows the log until it is away; from the anchor on, so that its history is known again."""
@@ -250,28 +258,30 @@ class Replica:
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        found = {key: record async for key, record in _records(self._bucket)}
+        read = {entry.key: records.readable(entry.value) async for entry in self._bucket.load()}
+        found = {key: record for key, record in read.items() if record is not None}
         for key, value in (carried or {}).items():
             if (record := records.readable(value)) is not None:
                 found[key] = records.merged(found.get(key), record) or found[key]
-        held = sorted(found.values(), key=lambda record: record.position)
+        self._untold = []
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
-        for index, record in enumerate(held):
+        for index, record in enumerate(sorted(found.values(), key=lambda record: record.position)):
             await self._fold_record(registry, record)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
-        registry.anchor = continuity.anchor_of(held, floor, self.verifier.trust.mesh)
+        registry.anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
         for node in registry.nodes.values():
             node.gaps = 0
         self.registry = registry
+        self._tell()
         self._informed = self._informed and carried is None
-        return len(held)
+        return len(found)
 
     async def _take(self, batch: TailBatch) -> None:
         await self._check_whole(batch)
@@ -325,16 +335,9 @@ class Replica:
             elif change.outcome == "applied" and isinstance(
                 event, InstanceEvicted | CertificatesRevoked | RootsRotated
             ):
-                registry.decrees[records.key_of(event)] = records.encode(self._decree(event, message))
+                registry.decrees[records.key_of(event)] = records.encode(self.verifier.whole(event, message))
             changes.append((verified, change))
         return changes
-
-    def _decree(self, event: Event, message: LogMessage) -> records.Record:
-        """Returns the record of a decree, with what proves it even where the mesh lost that."""
-        sealed = message.sealed
-        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
-        certificate = self.verifier.trust.certificate(envelope.signer_of(sealed) or "")
-        return msgspec.structs.replace(record, certificate=certificate)
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Waits for the log where something must come from it: no event is refused for an outage."""
@@ -367,10 +370,17 @@ class Replica:
         if registry.roots is not before:
             self.verifier.rotate(registry.roots)
         if change.outcome == "applied" or change.instances:
-            applied = Applied(verified=verified, change=change, position=position)
+            self._untold.append(Applied(verified=verified, change=change, position=position))
+            if registry is self.registry:
+                self._tell()
+        return change
+
+    def _tell(self) -> None:
+        """Tells the subscribers what changed in the registry that readers see."""
+        untold, self._untold = self._untold, []
+        for applied in untold:
             for callback in tuple(self._subscribers):
                 callback(applied)
-        return change
 
     async def _fetch_missing(self) -> None:
         """Fetches from the bucket what a manifest lists and the stream did not bring."""
@@ -387,9 +397,3 @@ class Replica:
             if entry is not None and (record := records.readable(entry.value)) is not None:
                 await self._fold_record(self.registry, record)
                 self.repairs["fetched"] += key not in node.missing
-
-
-async def _records(bucket: Bucket) -> AsyncIterator[tuple[str, records.Record]]:
-    async for entry in bucket.load():
-        if (record := records.readable(entry.value)) is not None:
-            yield entry.key, record

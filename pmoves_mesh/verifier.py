@@ -6,13 +6,14 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import structlog
 from cryptography import x509
 from msgspec import Struct
 
 from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
-from pmoves_mesh.core.event import RootsRotated
+from pmoves_mesh.core.event import Event, RootsRotated
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Roots
 from pmoves_mesh.core.trust import Signer, Trust
@@ -80,6 +81,28 @@ class Verifier:
         if record.certificate is not None:
             self._admit(record.certificate)
         return await self.unseal(message_of(record))
+
+    async def proved(self, key: str, record: Record) -> tuple[VerifiedEvent, ...]:
+        """Returns what a record states, if it proves itself and belongs under its key; else nothing.
+
+        Raises:
+            LogUnavailable: if a certificate cannot be fetched now.
+        """
+        try:
+            found = await self.unseal_record(record)
+        except RemoteProtocolError:
+            return ()
+        if record.ended is not None and not await self.proved(key, record.ended):
+            return ()
+        belongs = any(records.key_of(one.event) == key and one.event.stamp == record.stamp for one in found)
+        return found if belongs else ()
+
+    def whole(self, event: Event, message: LogMessage) -> Record:
+        """Returns the record of an event, with what proves it even where the mesh lost that."""
+        sealed = message.sealed
+        record = records.record_of(sealed, event, position=message.position, time_ms=message.time_ms)
+        certificate = self.trust.certificate(envelope.signer_of(sealed) or "")
+        return msgspec.structs.replace(record, certificate=certificate)
 
     async def signer(self, name: str) -> Signer | None:
         """Returns an identity by its certificate's fingerprint, fetched if it is not known yet.

@@ -44,7 +44,7 @@ from pmoves_mesh.pki.identity import Identity, verified_identity
 from pmoves_mesh.pki.operator import operator_identity
 from pmoves_mesh.ports import Bucket, BucketEntry
 from pmoves_mesh.verifier import Verifier, message_of
-from pmoves_mesh.views.examination import examine, proved
+from pmoves_mesh.views.examination import examine
 from pmoves_mesh.views.rebuild import expected, parts_of
 
 _CONNECT_S: Final = 5.0
@@ -229,7 +229,7 @@ async def _checked(config: Config, data: bytes) -> Backup:
         if admitted != name:
             raise MalformedEvent(f"certificate {name[:64]}", f"is that of {admitted}")
     for key, record in held.records.items():
-        if not await proved(key, record, verifier):
+        if not await verifier.proved(key, record):
             raise MalformedEvent(f"record {key[:200]}", "does not prove itself")
     return held
 

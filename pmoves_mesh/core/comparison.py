@@ -77,7 +77,19 @@ def marks_in(held: Mapping[str, Record]) -> dict[str, Mark]:
         mark = _mark(record)
         if mark is not None and not key.startswith(_UNMARKED):
             marks[key] = mark
-    return marks
+    return {key: mark for key, mark in marks.items() if not _is_outlived(key, held[key], marks)}
+
+
+def _is_outlived(key: str, record: Record, marks: Mapping[str, Mark]) -> bool:
+    """Returns whether a record only remembers an expiry after which the node announced itself again.
+
+    What its manifest lists it has taken back, and what it leaves out is gone.
+    """
+    instance = records.parse_instance_key(key)
+    if instance is None or record.subject != InstanceExpired.subject:
+        return False
+    node = marks.get(records.node_key(instance.node))
+    return node is not None and records.is_taken_back(record, node.stamp)
 
 
 def compare(

@@ -21,7 +21,15 @@ from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
 from pmoves_mesh.log.memory_broker import MemoryBroker, MemoryConsumer
 from pmoves_mesh.ports import BucketEntry, LogBounds, LogMessage, TailBatch
 
-__all__ = ["Faults", "MemoryBroker", "MemoryBucket", "MemoryClient", "MemoryLog", "MemoryWorkQueue"]
+__all__ = [
+    "Faults",
+    "MemoryBroker",
+    "MemoryBucket",
+    "MemoryClient",
+    "MemoryDelivery",
+    "MemoryLog",
+    "MemoryWorkQueue",
+]
 
 _REQUEST_TIMEOUT_S: Final = 2.0
 _BATCH_MAX: Final = 500
@@ -177,7 +185,7 @@ class MemoryLog:
             SequenceGap: if the stream ends before what was yielded, or was made anew.
         """
         client, broker = self._client, self._client.broker
-        position, stream_id, fresh = after, "", True
+        position, stream_id, fresh, made = after, "", True, broker.made
         with broker.listener() as news:
             while True:
                 news.clear()
@@ -190,6 +198,10 @@ class MemoryLog:
                 if bounds.last < position or stream_id not in {"", bounds.stream_id}:
                     raise SequenceGap(position, bounds.first)
                 stream_id = bounds.stream_id
+                if broker.made != made:
+                    made, fresh = broker.made, True
+                    yield _AWAY  # what delivered to it went with the stream
+                    continue
                 messages, pending = broker.after(position, _BATCH_MAX)
                 if not messages and not fresh:
                     await news.wait()
@@ -268,6 +280,16 @@ class MemoryDelivery:
         self._client.check(self._epoch)
         if not self._client.happens(self._client.faults.drop):
             self._consumer.ack(self._message.position)
+
+    async def working(self) -> None:
+        """Says that the work goes on, so that the message is not handed out again yet.
+
+        Raises:
+            LogUnavailable: if the connection was lost since the message was handed out.
+        """
+        self._client.check(self._epoch)
+        if not self._client.happens(self._client.faults.drop):
+            self._consumer.working(self._message.position)
 
 
 class MemoryWorkQueue:

@@ -24,6 +24,7 @@ from pmoves_mesh.ports import BucketEntry, Clock, LogBounds, LogMessage
 
 DEDUP_WINDOW_MS: Final = 120_000
 ACK_WAIT_S: Final = 30.0
+MARKERS_ACK_WAIT_S: Final = 2.0
 ACKS_PENDING_MAX: Final = 2000
 
 _RAN_OUT: Final = {"Nats-Marker-Reason": "MaxAge"}
@@ -49,10 +50,19 @@ class StreamBackup(Struct, frozen=True, kw_only=True):
 class MemoryConsumer:
     """A durable consumer that several workers share: each message is handed to one of them."""
 
-    def __init__(self, clock: Clock, after: Callable[[int, int], list[LogMessage]]) -> None:
-        """Takes the clock, and what gives the next messages after a position, up to so many."""
+    def __init__(
+        self, clock: Clock, after: Callable[[int, int], list[LogMessage]], ack_wait_s: float = ACK_WAIT_S
+    ) -> None:
+        """Takes what it needs.
+
+        Args:
+            clock: the time.
+            after: gives the next messages after a position, up to so many.
+            ack_wait_s: seconds after which a message is handed out again that nobody acknowledged.
+        """
         self._clock = clock
         self._after = after
+        self._ack_wait_s = ack_wait_s
         self._pulls: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
         self.begin(0, {})
 
@@ -104,12 +114,17 @@ class MemoryConsumer:
         if fresh:
             self.delivered = fresh[-1].position
         for message in (*again, *fresh):
-            self.unacked[message.position] = now + ACK_WAIT_S
+            self.unacked[message.position] = now + self._ack_wait_s
         return [*again, *fresh]
 
     def ack(self, position: int) -> None:
         """Notes that a message's work is done."""
         self.unacked.pop(position, None)
+
+    def working(self, position: int) -> None:
+        """Notes that a message is still worked on."""
+        if position in self.unacked:
+            self.unacked[position] = self._clock.monotonic_s() + self._ack_wait_s
 
     def floor(self) -> int:
         """Returns the position up to which every message was acknowledged."""
@@ -126,6 +141,7 @@ class MemoryBroker:
 
     Attributes:
         consumer: of the stream's events.
+        made: how often the stream was made, or restored; whoever follows it is cut off each time.
         expired: of the markers that say which keys of a bucket ran out, for each bucket; they come in
             the shape that NATS gives them, a message on the key's subject.
     """
@@ -133,7 +149,7 @@ class MemoryBroker:
     def __init__(self, clock: Clock) -> None:
         self.clock: Final = clock
         self.expired: Final[dict[str, MemoryConsumer]] = {}
-        self._incarnation = self._made = 0
+        self._incarnation = self.made = 0
         self._listeners: dict[asyncio.Event, None] = {}  # in order, so that a seed replays
         self._buckets: dict[str, dict[str, _Value]] = {}
         self._revisions: dict[str, int] = {}
@@ -144,8 +160,8 @@ class MemoryBroker:
 
     def reset(self) -> None:
         """Deletes the stream with its consumer, and makes it anew; the buckets stay."""
-        self._made += 1
-        self._incarnation = self._made
+        self.made += 1
+        self._incarnation = self.made
         self._last = 0
         self._messages: dict[int, LogMessage] = {}
         self._positions: list[int] = []
@@ -292,7 +308,9 @@ class MemoryBroker:
         """Returns the consumer of a bucket's markers; it begins with those that are made after it."""
         if bucket not in self.expired:
             self.run_out(bucket)
-            self.expired[bucket] = MemoryConsumer(self.clock, partial(self._next_markers, bucket))
+            self.expired[bucket] = MemoryConsumer(
+                self.clock, partial(self._next_markers, bucket), MARKERS_ACK_WAIT_S
+            )
             self.expired[bucket].begin(len(self._markers.get(bucket, [])), {})
         return self.expired[bucket]
 

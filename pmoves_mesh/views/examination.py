@@ -10,7 +10,6 @@ from pmoves_mesh.core import records
 from pmoves_mesh.core.comparison import Difference, Problem
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.records import Record
-from pmoves_mesh.errors import RemoteProtocolError
 from pmoves_mesh.ports import Bucket
 from pmoves_mesh.verifier import Verifier
 
@@ -42,26 +41,10 @@ async def examine(bucket: Bucket, verifier: Verifier, pattern: str = EVERY) -> E
     spoilt = []
     async for entry in bucket.load(pattern):
         record = records.readable(entry.value)
-        found = () if record is None else await proved(entry.key, record, verifier)
+        found = () if record is None else await verifier.proved(entry.key, record)
         if record is None or not found:
             problem: Problem = "unreadable" if record is None else "unproved"
             spoilt.append(Difference(key=entry.key, place="bucket", problem=problem))
         else:
             held[entry.key], verified[entry.key] = record, found
     return Examined(held=held, verified=verified, spoilt=tuple(spoilt))
-
-
-async def proved(key: str, record: Record, verifier: Verifier) -> tuple[VerifiedEvent, ...]:
-    """Returns what a record states, if it proves itself and belongs under its key; else nothing.
-
-    Raises:
-        LogUnavailable: if a certificate cannot be fetched now.
-    """
-    try:
-        found = await verifier.unseal_record(record)
-        if record.ended is not None and not await proved(key, record.ended, verifier):
-            return ()
-    except RemoteProtocolError:
-        return ()
-    belongs = any(records.key_of(one.event) == key and one.event.stamp == record.stamp for one in found)
-    return found if belongs else ()

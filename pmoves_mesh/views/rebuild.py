@@ -94,8 +94,8 @@ class Ledger:
 async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:
     """Writes what the stream gives into the bucket, and removes what it does not give.
 
-    Keys whose event is older than the stream's first one are left as they are: the stream has
-    forgotten them, the mesh has not.
+    Keys whose event is older than the stream's first one are left as they are, if they prove
+    themselves: the stream has forgotten them, the mesh has not.
 
     Raises:
         LogUnavailable: if the log cannot be reached.
@@ -115,7 +115,7 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     seen: set[str] = set()
     async for entry in bucket.load():
         seen.add(entry.key)
-        record, held = wanted.get(entry.key), records.readable(entry.value)
+        record, held = wanted.get(entry.key), await _proved(entry, verifier)
         if held is not None and held.position > bounds.last:
             continue  # written since the replay began
         if record is None:
@@ -128,6 +128,12 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
         if key not in seen:
             written += await _write(bucket, key, record, 0)
     return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
+
+
+async def _proved(entry: BucketEntry, verifier: Verifier) -> Record | None:
+    """Returns a bucket's value as a record, or None if it is none, or nobody would believe it."""
+    record = records.readable(entry.value)
+    return record if record is not None and await verifier.proved(entry.key, record) else None
 
 
 async def expected(

@@ -8,21 +8,24 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
-from builders import MESH, Authority, announced, instance, line, registered
+from builders import MESH, Authority, announced, evicted, instance, line, registered
 from http_support import PinnedClock, Served, served
 
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.config import load
 from pmoves_mesh.core import envelope, records
 from pmoves_mesh.core.event import Event
-from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.errors import CapacityError
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.views.rebuild import rebuild
 
 DEADLINE_S = 10.0
+RAG = "service.rag.alpha.1"
 
 
 class Node:
@@ -33,7 +36,7 @@ class Node:
         self.authority = Authority()
         self.alpha = self.authority.identity("alpha")
         self.broker = MemoryBroker(self.clock)
-        client = MemoryClient(self.broker, random.Random(1))
+        self.client = client = MemoryClient(self.broker, random.Random(1))
         self.bucket = MemoryBucket(client, "registry")
         verifier = Verifier(self.authority.trust, MemoryBucket(client, "identities"), self.clock)
         self.replica = Replica(verifier, MemoryLog(client), self.bucket, self.clock)
@@ -132,3 +135,48 @@ async def test_a_removal_waits_for_the_registration_that_is_under_way(
         )
     assert (kept.status, removed.status) == (507, 404)
     assert not mesh.registrations.held
+
+
+async def test_whoever_subscribes_is_told_of_a_new_beginning_once_readers_see_it():
+    node = Node()
+    node.authority.trust.admit(node.alpha.der)
+    node.publish(registered(1))
+    found: list[bool] = []
+    async with node.following() as replica:
+        assert await replica.wait_current(DEADLINE_S)
+    fresh = instance("whisper")
+    await node.materialise(registered(2, fresh), 2)
+    with node.replica.subscribed(lambda _: found.append(node.replica.registry.entry(fresh.key) is not None)):
+        await node.replica.restore_from_bucket(2)
+    assert found == [True]
+
+
+async def test_a_record_that_proves_nothing_is_written_anew_though_it_says_that_it_is_later():
+    node = Node()
+    node.authority.trust.admit(node.alpha.der)
+    node.publish(registered(1))
+    await node.materialise(registered(1), 1)
+    entry = await node.bucket.get(RAG)
+    assert entry is not None
+    later = msgspec.structs.replace(records.decode(entry.value), stamp=Stamp(9, 9), position=0)
+    for key in (RAG, "service.invented.alpha.1"):
+        await node.bucket.put(key, records.encode(later))
+    done = await rebuild(MemoryLog(node.client), node.bucket, node.replica.verifier, node.clock)
+    assert (done.written, done.deleted) == (1, 1)
+    stamps = {one.key: records.decode(one.value).stamp async for one in node.bucket.load()}
+    assert stamps == {RAG: Stamp(1, 1)}
+
+
+async def test_a_decree_of_before_this_stream_is_learned_by_whoever_goes_on_from_its_own_snapshot():
+    node = Node()
+    node.authority.trust.admit(node.alpha.der)
+    node.publish(registered(1))
+    async with node.following() as replica:
+        assert await replica.wait_current(DEADLINE_S)
+    decree = evicted()
+    sealed = envelope.seal(decree, node.authority.identity("root", "operator"))
+    record = records.record_of(sealed, decree, position=0, time_ms=node.clock.now_ms())
+    await node.bucket.put(records.key_of(decree), records.encode(record))
+    async with node.following() as replica:
+        assert await replica.wait_current(DEADLINE_S)
+        assert replica.registry.is_evicted(InstanceKey("rag", "alpha", "1"))

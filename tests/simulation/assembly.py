@@ -16,13 +16,14 @@ from disk import SimStore
 from reader import Mesh, Reader
 from trust import Identity
 from virtual_time import SimClock
-from witness import witness
+from witness import watching
 
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.outbox import Outbox
+from pmoves_mesh.agent.reconcile import Charge, Reconciler
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.config import Config
@@ -48,6 +49,7 @@ class Agent:
     materialiser: Materialiser
     lease: LeaseKeeper
     clones: Clones
+    reconciler: Reconciler
 
     @property
     def replica(self) -> Replica:
@@ -55,10 +57,10 @@ class Agent:
 
     async def renewed(self, identity: Identity, clock: SimClock) -> None:
         """Lets the agent speak with a new certificate; mirrors `Custody._renewed`."""
-        self.replica.verifier.trust.admit(identity.der)
+        self.replica.verifier.trust.admit(identity.certificate_der)
         while True:
             try:
-                await self.reader.show(identity)
+                await self.reader.follower.show(identity)
                 break
             except LogUnavailable:
                 await clock.sleep(_RETRY_S)
@@ -72,6 +74,7 @@ class Makings:
 
     Attributes:
         label: tells hosts with the same identity apart.
+        connection: gives the connection that there is now.
         materialise: runs the materialiser.
     """
 
@@ -83,6 +86,7 @@ class Makings:
     rng: random.Random
     reader: Reader
     store: SimStore
+    connection: Callable[[], str]
     materialise: Callable[[Materialiser], Coroutine[Any, Any, None]]
 
 
@@ -90,7 +94,7 @@ async def assembled(makings: Makings) -> Agent:
     """Builds the agent; mirrors `agent._find_voice` and `agent._assemble`."""
     reader, store, clock, identity = makings.reader, makings.store, makings.clock, makings.identity
     replica, log, node = reader.replica, reader.log, makings.config.node
-    replica.verifier.trust.admit(identity.der)
+    replica.verifier.trust.admit(identity.certificate_der)
     saver = Saver(MESH, replica, store, clock)
     await saver.load()
     outbox = Outbox(store, log, clock)
@@ -104,12 +108,21 @@ async def assembled(makings: Makings) -> Agent:
     registrations.restore(await store.registrations())
     await registrations.drop_forbidden()
     clones = Clones(author)
+    announcer = Announcer(makings.config, author, registrations, replica, log, clock)
+    charge = Charge(
+        node=node,
+        interval_s=makings.config.reconcile_s,
+        restate=announcer.restate,
+        waiting=lambda: outbox.depth,
+        begun_anew=reader.follower.begun_anew,
+    )
     tenant = Tenant(
         node=node,
         host=f"{makings.label.replace('+', '-copy')}.example",
         ttl_s=makings.mesh.lease_ttl_s,
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,
+        connection=makings.connection,
     )
     return Agent(
         reader=reader,
@@ -118,26 +131,26 @@ async def assembled(makings: Makings) -> Agent:
         outbox=outbox,
         saver=saver,
         registrations=registrations,
-        announcer=Announcer(makings.config, author, registrations, replica, log, clock),
+        announcer=announcer,
         materialiser=Materialiser(reader.queue, reader.bucket, replica, clock),
         lease=LeaseKeeper(tenant, replica.verifier, reader.leases, clock, clones.note),
         clones=clones,
+        reconciler=Reconciler(charge, registrations, replica, log, reader.bucket, clock),
     )
 
 
-def loops(
-    agent: Agent, makings: Makings, identity: Callable[[], Identity]
-) -> list[Coroutine[Any, Any, None]]:
+def loops(agent: Agent, makings: Makings) -> list[Coroutine[Any, Any, None]]:
     """Returns what runs side by side until the agent ends, but for the announcer."""
     joined: list[Callable[[], Coroutine[Any, Any, None]]] = [
         agent.outbox.run,
         partial(makings.materialise, agent.materialiser),
         agent.lease.run,
-        partial(witness, makings.mesh, agent, makings.clock, makings.rng),
+        agent.reconciler.run,
+        *watching(makings.mesh, agent, makings.clock, makings.rng),
     ]
     return [
-        agent.reader.follow(identity),
+        agent.reader.follower.run(),
         agent.saver.run(),
         agent.clones.run(),
-        *map(agent.reader.once_joined, joined),
+        *(agent.reader.follower.once_joined(one)() for one in joined),
     ]

@@ -40,8 +40,12 @@ class Caller:
         self._expectations = expectations
         self._services = services(number)
         self._rng = random.Random(f"{mesh.seed} {host.label} caller {number}")
-        self._pause_s = self._rng.uniform(1, 10)
+        self._pause_s = self._rng.uniform(0.7, 7)
         self._value = 0
+        self._further = {
+            "health_url": "http://127.0.0.1/",
+            "deregister_after": mesh.deregister_after_s,
+        }
 
     async def run(self) -> None:
         """Calls for ever."""
@@ -98,11 +102,11 @@ class Caller:
         return await self._registered(agent, key, value, wait=wait)
 
     async def _registered(self, agent: Agent, key: Key, value: int, *, wait: bool) -> str:
-        wanted = Registration(name=key[0], id=key[1], port=value, health_url="http://127.0.0.1/")
-        speaker = agent.author.identity
+        wanted = Registration(name=key[0], id=key[1], port=value, **self._further)
+        speaker, believed_itself = agent.author.identity, self._believes_itself(agent)
         with self._expectations.asked([key], value):
             receipt = await agent.registrations.register(wanted, wait=wait)
-        if self._mesh.law.holds(speaker):
+        if self._mesh.law.holds(speaker) and believed_itself and self._believes_itself(agent):
             self._check_found(agent, key, value)
         self._check_position(receipt.position)
         return f"{value} at {receipt.position}"
@@ -134,16 +138,24 @@ class Caller:
         self._check_position(position)
         return f"gone at {position}"
 
+    def _believes_itself(self, agent: Agent) -> bool:
+        """Returns whether a host's certificate holds by its clock, which may be off by years."""
+        signer = agent.replica.verifier.trust.signer(agent.author.identity.fingerprint)
+        return signer is not None and (
+            signer.not_before_ms <= self._host.clock.now_ms() <= signer.not_after_ms
+        )
+
     def _check_found(self, agent: Agent, key: Key, value: int) -> None:
         """Checks that whoever asks this agent finds what was just registered here."""
-        signer = agent.replica.verifier.trust.signer(agent.author.identity.fingerprint)
-        if self._host.name in self._mesh.law.cloned:
-            return  # another host may just have said something else in its name
-        if signer is None or not signer.not_before_ms <= self._host.clock.now_ms() <= signer.not_after_ms:
-            return  # its clock is off by years
+        law = self._mesh.law
+        if self._host.name in law.cloned or law.begun_anew:
+            return  # another host spoke in its name, or it just began anew
         registry = agent.replica.registry
         node = registry.nodes.get(self._host.name)
-        if node is not None and node.latest > agent.author.stamp:
+        held = agent.registrations.held.get(InstanceKey(key[0], self._host.name, key[1]))
+        if held is None or not held.durable.is_set():
+            return  # it is about to be said again
+        if node is not None and node.latest.incarnation > held.stamp.incarnation:
             return  # the mesh knows a later life of this node, and the agent has yet to outlive that one
         entry = registry.entry(InstanceKey(key[0], self._host.name, key[1]))
         if entry is None or entry.record.port != value:

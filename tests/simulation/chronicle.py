@@ -14,7 +14,8 @@ import structlog
 from law import Law
 
 from pmoves_mesh.core.envelope import SealedEvent
-from pmoves_mesh.log.memory import MemoryBroker
+from pmoves_mesh.log.endings import Ending
+from pmoves_mesh.log.memory import MemoryBroker, MemoryClient
 from pmoves_mesh.log.memory_broker import DEDUP_WINDOW_MS
 from pmoves_mesh.log.topology import LEASES
 from pmoves_mesh.ports import Clock
@@ -55,7 +56,7 @@ class Chronicle:
 
     def _take(self, _logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if method != "debug":
-            self.note(f"log {fields['event']}: {fields.get('detail', '')}")
+            self.note(f"log {fields['event']}: {fields.get('detail') or fields.get('first', '')}")
         raise structlog.DropEvent
 
 
@@ -65,6 +66,7 @@ class ChronicledBroker(MemoryBroker):
     Attributes:
         changed_s: when it last took something that it is to keep.
         message_ids: of all that it ever took, by position; one that was lost may be taken again.
+        listening: who is told of connections that ended, each over its own connection.
     """
 
     def __init__(self, clock: Clock, chronicle: Chronicle, law: Law, dedup_window_s: float) -> None:
@@ -74,6 +76,7 @@ class ChronicledBroker(MemoryBroker):
         self.changed_s = 0.0
         self.message_ids: dict[int, list[str]] = {}
         self.law = law
+        self.listening: dict[asyncio.Queue[Ending], MemoryClient] = {}
 
     def publish(self, sealed: SealedEvent, ttl_s: int | None) -> int:
         last = self.bounds().last
@@ -106,9 +109,22 @@ class ChronicledBroker(MemoryBroker):
         self.chronicle.note(f"bucket {bucket}: {key} deleted")
         self.changed_s = self.clock.monotonic_s()
 
-    def forget(self, part: float, position_max: int) -> None:
-        """Forgets a part of the acknowledged events, the oldest, as a stream that is full does."""
-        end = min(position_max, self.consumer.floor())
+    def tell_end(self, ending: Ending) -> None:
+        """Tells whoever listens that a connection ended; what gets lost is not told again."""
+        for told, client in self.listening.items():
+            if client.connected and not client.happens(client.faults.drop):
+                told.put_nowait(ending)
+
+    def forget(self, part: float, position_max: int | None = None, *, unread: bool = False) -> None:
+        """Forgets a part of the events, the oldest, as a stream that is full does.
+
+        Args:
+            part: of those that it may forget.
+            position_max: the latest that it may forget; None for any.
+            unread: whether it also forgets what the bucket does not have yet.
+        """
+        last = self.bounds().last
+        end = min(last if position_max is None else position_max, last if unread else self.consumer.floor())
         done = [position for position in self._positions if position <= end]
         for position in done[: int(len(done) * part)]:
             del self._messages[position]

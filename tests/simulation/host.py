@@ -21,6 +21,7 @@ from pmoves_mesh.config import load
 from pmoves_mesh.core.event import Removed, RootsRotated
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
 from pmoves_mesh.errors import IdentityCloned
+from pmoves_mesh.log.endings import Ending
 from pmoves_mesh.log.memory import Faults, MemoryClient
 from pmoves_mesh.replica import Applied
 from pmoves_mesh.views.materialiser import Materialiser
@@ -30,6 +31,8 @@ Held = dict[InstanceKey, tuple[Instance, Stamp]]
 """Instances, and the stamps at which their owner stated them last."""
 
 _LEAVE_S: Final = 1.5
+_ENDS_S: Final = 0.003
+_UNHEARD_S: Final = 30.0
 
 
 class Host:
@@ -51,7 +54,7 @@ class Host:
 
     def __init__(self, mesh: Mesh, name: str, usual: Faults, *, copied: Host | None = None) -> None:
         self.name: Final = name
-        self.label: Final = name if copied is None else f"{copied.label}+"
+        self.label: Final = name + "+" * sum(host.name == name for host in mesh.hosts)
         self.identity = identity(name) if copied is None else copied.identity
         self.roots = mesh.law.roots if copied is None else copied.roots
         self.disk: Final = Disk() if copied is None else copied.disk.copy()
@@ -65,12 +68,19 @@ class Host:
         self.is_up = False
         self._mesh = mesh
         self._config = load(
-            {"PMOVES_MESH_NAME": MESH, "MESH_HOSTNAME": name, "ANNOUNCE_SEC": str(mesh.announce_s)},
+            {
+                "PMOVES_MESH_NAME": MESH,
+                "MESH_HOSTNAME": name,
+                "ANNOUNCE_SEC": str(mesh.announce_s),
+                "PMOVES_RECONCILE_S": str(mesh.reconcile_s),
+            },
             Path(__file__).parent,
         )
         self._runs = 0
         self._successors = 0
         self._cut = 0
+        self._server = random.Random(f"{mesh.seed} {self.label} as the server sees it")
+        mesh.hosts.append(self)
         self._client: MemoryClient | None = None
         self._store: SimStore | None = None
         self._stopping = asyncio.Event()
@@ -78,6 +88,11 @@ class Host:
         self._stalled_until_s = 0.0
         self._life: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Task[Any], None] = {}
+
+    @property
+    def answers(self) -> bool:
+        """Whether its kernel answers whoever connects, were it only to refuse."""
+        return not self.vanished and self._cut == 0
 
     @property
     def is_stopping(self) -> bool:
@@ -93,7 +108,10 @@ class Host:
         return held
 
     def start(self) -> None:
-        """Starts the agent."""
+        """Starts the agent; one whose certificate is of none of the CAs that it knows ends at once."""
+        if self.identity.root not in self.roots:
+            self._mesh.chronicle.note(f"{self.label} does not start: it has to join again")
+            return
         self._runs += 1
         self._mesh.chronicle.note(f"{self.label} starts")
         self.is_up = True
@@ -106,8 +124,7 @@ class Host:
         self.is_up, self.agent = False, None
         if self._store is not None:
             self._store.die()
-        if self._client is not None:
-            self._client.disconnect()
+        self._hang_up(_ENDS_S)
         for task in (*self._calls, self._life):
             if task is not None:
                 task.cancel()
@@ -128,20 +145,36 @@ class Host:
         """Cuts the host off; it is joined again once every cut was mended."""
         self._cut += 1
         self._mesh.chronicle.note(f"{self.label} is cut off")
-        if self._client is not None:
-            self._client.disconnect()
+        self._hang_up(self._server.uniform(0, _UNHEARD_S))
 
     def mend(self) -> None:
         self._cut -= 1
         if self._cut == 0 and self._client is not None:
             self._mesh.chronicle.note(f"{self.label} is joined again")
-            self._client.reconnect()
+            self._reconnect(self._client)
 
     def lose_connection(self) -> None:
         """Has the server restart under it: it is connected again at once."""
         if self._client is not None and self._cut == 0 and self._client.connected:
             self._client.disconnect()
-            self._client.reconnect()
+            self._reconnect(self._client)
+
+    def _reconnect(self, client: MemoryClient) -> None:
+        client.reconnect()
+        if self.agent is not None:
+            self.agent.lease.hurry()  # mirrors `suspicions.showing`
+
+    def _connection(self) -> str:
+        """Returns what tells its connection from all others; empty if there is none."""
+        client = self._client
+        return f"{self.label}-{self._runs}-{client.epoch}" if client is not None and client.connected else ""
+
+    def _hang_up(self, noticed_s: float) -> None:
+        """Ends the connection, if there is one; the server notices after so many seconds, and tells."""
+        if self._client is not None and (connection := self._connection()):
+            ending = Ending(self.name, connection, 0.0)
+            asyncio.get_running_loop().call_later(noticed_s, self._mesh.broker.tell_end, ending)
+            self._client.disconnect()
 
     def succeed(self, root: int) -> Identity:
         """Gives it another identity of its node, on its disk, and returns that."""
@@ -188,7 +221,7 @@ class Host:
             makings = self._makings()
             agent = await assembled(makings)
             self.agent = agent
-            works = (*loops(agent, makings, lambda: self.identity), self._watch(agent))
+            works = (*loops(agent, makings), self._watch(agent))
             tasks += [asyncio.create_task(work) for work in works]
             announcing = asyncio.create_task(agent.announcer.run())
             stopping = asyncio.create_task(self._stopping.wait())
@@ -210,6 +243,7 @@ class Host:
                     self._ended_by(error)
             if self.is_up and self._store is not None:
                 await self._store.end()
+            self._hang_up(_ENDS_S)
             self._mesh.chronicle.note(f"{self.label} is down")
             self.is_up = False
 
@@ -222,7 +256,7 @@ class Host:
 
     def _makings(self) -> Makings:
         rng = random.Random(f"{self._mesh.seed} {self.label} {self._runs}")
-        reader = Reader(self._mesh, self.clock, rng, self.faults, self.roots)
+        reader = Reader(self._mesh, self.clock, rng, self.faults, self.roots, lambda: self.identity)
         self._client = reader.client
         if self._cut:
             reader.client.disconnect()
@@ -236,6 +270,7 @@ class Host:
             rng=rng,
             reader=reader,
             store=self._store,
+            connection=self._connection,
             materialise=self._materialise,
         )
 

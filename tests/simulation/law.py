@@ -30,6 +30,7 @@ class Law:
         identities: everybody who ever signed, by fingerprint.
         unsigned: the instances of nodes that do not sign, and whether each is there.
         expired: what a witness ever removed.
+        faded: of those nodes that do not sign, what a witness removed since they were last heard.
         cloned: nodes whose identity was copied.
         refusable: positions at which replicas may refuse an event.
         rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones.
@@ -43,16 +44,32 @@ class Law:
         self.identities: dict[str, Identity] = {}
         self.unsigned: dict[InstanceKey, bool] = {}
         self.expired: set[InstanceKey] = set()
+        self.faded: set[InstanceKey] = set()
         self.cloned: set[str] = set()
         self.refusable: set[int] = set()
         self.rejoined: set[str] = set()
         self.begun_anew = False
+        self._words = 0
         self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}
+        self._evictors: dict[tuple[str, str, str | None], Identity] = {}
+        self._revokers: dict[str, Identity] = {}
 
     def is_evicted(self, key: InstanceKey) -> bool:
         """Returns whether the latest word about an instance, or about its service there, evicts it."""
         words = [self._evictions.get((key.service, key.node, one), (0, False)) for one in (key.id, None)]
         return max(words)[1]
+
+    def is_unsure(self, key: InstanceKey) -> bool:
+        """Returns whether an eviction may be void: its stream is gone, and so is the CA of who said it.
+
+        Nothing shows any more that it was said while that CA held.
+        """
+        words = [self._evictors.get((key.service, key.node, one)) for one in (key.id, None)]
+        return self.begun_anew and any(word is not None and not self.holds(word) for word in words)
+
+    def is_void(self, fingerprint: str) -> bool:
+        """Returns whether the same may be so of the revocation of a certificate."""
+        return self.begun_anew and not self.holds(self._revokers[fingerprint])
 
     def holds(self, identity: Identity) -> bool:
         """Returns whether anybody believes what an identity signs now."""
@@ -76,12 +93,18 @@ class Law:
         match sealed.subject:
             case "service.registry.evicted":
                 key = (body["service"], body["node"], body.get("id"))
-                self._evictions[key] = position, not body["lifted"]
+                self._words += 1
+                self._evictions[key] = self._words, not body["lifted"]
+                self._evictors[key] = signer
             case "service.registry.expired":
-                self.expired.add(InstanceKey(body["service"], body["node"], body["id"]))
+                gone = InstanceKey(body["service"], body["node"], body["id"])
+                self.expired.add(gone)
+                if gone in self.unsigned:
+                    self.faded.add(gone)
             case "mesh.trust.revoked.v1":
                 for fingerprint in body["fingerprints"]:
                     self.revoked.setdefault(fingerprint, position)
+                    self._revokers[fingerprint] = signer
             case "mesh.trust.rotated.v1":
                 self.roots = tuple(map(number_of, body["roots"]))
                 self.retired = {
@@ -89,6 +112,8 @@ class Law:
                 }
 
     def _take_unsigned(self, subject: str, body: dict[str, Any]) -> None:
+        node = body["data"]["node"] if "data" in body else body["node"]
+        self.faded = {key for key in self.faded if key.node != node}
         if "data" in body:
             data = body["data"]
             key = InstanceKey(data["name"], data["node"], str(data["port"]))

@@ -44,6 +44,9 @@ FAULTS: Final = (
     "declare_lost",
     "declare_expired",
     "age",
+    "truncate",
+    "remake_stream",
+    "restore_stream",
     "vanish",
     "copy",
     "restart_server",
@@ -51,9 +54,6 @@ FAULTS: Final = (
     *DECREES,
     *WORDS,
 )
-REMAKING: Final = ("remake_stream", "restore_stream")
-"""What the mesh does not stand yet is drawn only where `SIM_FAULTS` names it."""
-
 Fault = Callable[[Host], Coroutine[Any, Any, None]]
 
 
@@ -73,11 +73,10 @@ class Nemesis:
         self._hosts = hosts
         self._expectations = expectations
         self._rng = random.Random(f"{mesh.seed} nemesis")
-        known = FAULTS + tuple(kind for kind in REMAKING if kind in ASKED_FOR)
-        self.kinds: Final = self._rng.sample(known, self._rng.choice((1, 3, 6, 12, len(known))))
+        self.kinds: Final = self._rng.sample(FAULTS, self._rng.choice((1, 3, 6, 12, len(FAULTS))))
         self.kinds += [kind for kind in ASKED_FOR if kind not in self.kinds]
         self.stopped: Final[set[str]] = set()
-        self._pause_s = self._rng.uniform(1, 20)
+        self._pause_s = self._rng.uniform(0.7, 14)
         self._operators = Operators(mesh, hosts, hosts[0].usual)
         self._strangers = Strangers(mesh, hosts[0].usual)
 
@@ -257,6 +256,14 @@ class Nemesis:
         """Has the stream forget some of what the bucket and every running replica have."""
         running = [host.agent.replica.position for host in self._hosts if host.agent is not None]
         self._mesh.broker.forget(self._rng.random(), min(running, default=0))
+
+    async def _truncate(self, _host: Host) -> None:
+        """Has the stream's limits take its oldest events, whoever still needs them."""
+        if self._rng.random() < 0.7:
+            self._mesh.broker.forget(self._rng.random())
+            return
+        self._mesh.law.begun_anew = True
+        self._mesh.broker.forget(self._rng.random(), unread=True)
 
     async def _declare_lost(self, host: Host) -> None:
         """Has a witness declare the host lost, rightly or wrongly."""

@@ -123,7 +123,7 @@ class Operators:
         sealed = envelope.seal(event, signer, message_id=name)
         for _ in range(_TRIES_MAX):
             try:
-                await self._reader.show(signer)
+                await self._reader.follower.show(signer)
                 await self._reader.log.publish(sealed)
             except LogUnavailable:
                 await asyncio.sleep(self._rng.uniform(0.1, 0.5))

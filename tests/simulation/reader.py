@@ -1,29 +1,29 @@
-"""A simulated host's way to the mesh: its connection, and a replica that follows the stream.
-
-It mirrors `agent.link`, which brings in NATS.
-"""
+"""A simulated host's way to the mesh: its connection, and a replica that follows the stream."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from chronicle import Chronicle, ChronicledBroker
 from law import Law
-from trust import Identity, SimTrust
+from trust import Identity, SimTrust, identity
 from virtual_time import SimClock
 
-from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import LogUnavailable, SequenceConflict, SequenceGap
+from pmoves_mesh.agent.follower import Follower, Upstream
 from pmoves_mesh.log.memory import Faults, MemoryBucket, MemoryClient, MemoryLog, MemoryWorkQueue
 from pmoves_mesh.log.topology import IDENTITIES, LEASES, REGISTRY
+from pmoves_mesh.ports import LogBounds
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
 
-_RETRY_S: Final = 0.1
+if TYPE_CHECKING:
+    from host import Host
+
+_NEWCOMER: Final = "newcomer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,22 @@ class Mesh:
     """What all hosts share.
 
     Attributes:
+        announce_s: between a node's announcements, in the smallest mesh.
+        reconcile_s: between two comparisons of the bucket.
         deregister_after_s: of every instance.
-        hasty: part of the looks at which a witness takes a lease that it missed for one that ran out.
+        hosts: of the mesh, those that are gone included.
     """
 
     seed: int
     broker: ChronicledBroker
     chronicle: Chronicle
-    announce_s: float
+    announce_s: int
+    reconcile_s: int = 10
     lease_ttl_s: int = 10
     deregister_after_s: float = 20.0
     accept_unsigned: bool = False
-    hasty: float = 0.0
     law: Law = field(default_factory=Law)
+    hosts: list[Host] = field(default_factory=list)
 
 
 class Reader:
@@ -56,7 +59,18 @@ class Reader:
         rng: random.Random,
         faults: Faults | None = None,
         roots: tuple[int, ...] | None = None,
+        who: Callable[[], Identity] | None = None,
     ) -> None:
+        """Takes what it needs.
+
+        Args:
+            mesh: what it reads.
+            clock: the host's.
+            rng: for what happens on the way.
+            faults: on the way.
+            roots: the CAs that the host knows; by default those of today.
+            who: gives who the host is; by default somebody whom nobody knows yet.
+        """
         self.client = MemoryClient(mesh.broker, rng, faults)
         self.log = MemoryLog(self.client)
         self.bucket = MemoryBucket(self.client, REGISTRY)
@@ -66,51 +80,24 @@ class Reader:
         trust = SimTrust(mesh.law.roots if roots is None else roots)
         verifier = Verifier(trust, self.identities, clock, accept_unsigned=mesh.accept_unsigned)
         self.replica = Replica(verifier, self.log, self.bucket, clock)
-        self._clock = clock
-        self._joined = asyncio.Event()
-        self._broken_off = False
+        upstream = Upstream(
+            connected=self.connected,
+            ensure=self._ensure,
+            log=self.log,
+            registry=self.bucket,
+            identities=self.identities,
+            queue=self.queue,
+        )
+        newcomer = identity(_NEWCOMER, mesh.law.roots[0])
+        self.follower = Follower(upstream, self.replica, who or (lambda: newcomer), clock)
 
-    async def follow(self, identity: Callable[[], Identity] | None = None) -> None:
-        """Follows the stream for ever; mirrors `Link.run`."""
-        while True:
-            await self._connected()
-            try:
-                if identity is not None:
-                    await self.show(identity())
-                await self._choose_beginning()
-                self._joined.set()
-                await self.replica.run()
-            except LogUnavailable:
-                await self._clock.sleep(_RETRY_S)
-            except SequenceGap:
-                self._broken_off = True
-                await asyncio.sleep(0)  # a network would have taken its time
-
-    async def once_joined(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begins some work once the mesh was joined; mirrors `Link.once_joined`."""
-        await self._joined.wait()
-        await work()
-
-    async def show(self, identity: Identity) -> None:
-        """Lets the mesh see a certificate; mirrors `Link.show`."""
-        if await self.identities.get(identity.fingerprint) is None:
-            try:
-                await self.identities.put(identity.fingerprint, identity.der, expected=0)
-            except SequenceConflict:
-                return
-
-    async def _connected(self) -> None:
+    async def connected(self) -> None:
+        """Waits until there is a connection."""
         with self.client.broker.listener() as news:
             while not self.client.connected:
                 news.clear()
                 await news.wait()
 
-    async def _choose_beginning(self) -> None:
-        replica, bounds = self.replica, await self.log.bounds()
-        other = replica.stream_id != bounds.stream_id or replica.position > bounds.last
-        if replica.stream_id and (other or self._broken_off):
-            replica.restore(Registry(), "")
-        self._broken_off = False
-        replica.stream_id = bounds.stream_id
-        if replica.position + 1 < bounds.first or (replica.position == 0 and bounds.last > 0):
-            await replica.restore_from_bucket(min(await self.queue.floor(), bounds.last))
+    async def _ensure(self) -> LogBounds:
+        await asyncio.sleep(0)  # a network would take its time
+        return await self.log.bounds()

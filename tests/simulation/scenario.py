@@ -16,11 +16,11 @@ from host import Host
 from law import Law
 from nemesis import Nemesis
 from reader import Mesh
-from verdict import are_seen_gone, check
+from verdict import check, is_settled
 from virtual_time import SimClock, ended, run
 
 from pmoves_mesh.agent import author
-from pmoves_mesh.agent.liveness import lease
+from pmoves_mesh.agent.liveness import lease, sweeper
 from pmoves_mesh.log.memory import Faults
 
 _GREEK: Final = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
@@ -54,10 +54,10 @@ class Scenario:
             broker=broker,
             chronicle=self.chronicle,
             announce_s=rng.choice((2, 5)),
+            reconcile_s=rng.choice((3, 6)),
             lease_ttl_s=rng.choice((3, 10)),
             deregister_after_s=rng.choice((1, 10, 30)),
             accept_unsigned=rng.random() < 0.5,
-            hasty=rng.choice((0, 0, 0.05)),
             law=law,
         )
         usual = Faults(delay_max_s=rng.choice((0, 0.005, 0.05)), reorder=rng.choice((0, 0.3)))
@@ -71,7 +71,7 @@ class Scenario:
             for host in hosts
             for number in range(1 if is_large else _CALLERS_PER_HOST)
         ]
-        duration_s = rng.uniform(10, 20) if is_large else rng.uniform(20, 60)
+        duration_s = rng.uniform(8, 16) if is_large else rng.uniform(12, 40)
         try:
             for host in hosts:
                 host.start()
@@ -88,13 +88,13 @@ class Scenario:
     async def _rest(self, mesh: Mesh, hosts: Sequence[Host]) -> None:
         """Waits until nobody has anything more to say but to repeat itself."""
         self.chronicle.note("all is mended")
-        clock, quiet_s = mesh.broker.clock, 5 + 3 * mesh.announce_s
+        clock, quiet_s = mesh.broker.clock, 5 + 3 * max(mesh.announce_s, mesh.reconcile_s)
         deadline_s = clock.monotonic_s() + _REST_MAX_S
         while not (
             clock.monotonic_s() - mesh.broker.changed_s > quiet_s
             and mesh.broker.is_worked_off()
             and all(map(_rests, hosts))
-            and are_seen_gone(hosts)
+            and is_settled(hosts)
         ):
             if clock.monotonic_s() > deadline_s:
                 self.chronicle.violate(f"no rest within {_REST_MAX_S:.0f} s")
@@ -111,11 +111,13 @@ def chance_from(seed: int) -> Iterator[None]:
     known = SimpleNamespace(token_hex=lambda count: rng.randbytes(count).hex(), randbelow=rng.randrange)
     vars(lease).update(secrets=known, _random=rng)
     vars(author).update(secrets=known)
+    vars(sweeper).update(_random=rng)
     try:
         yield
     finally:
         vars(lease).update(secrets=before[0], _random=before[1])
         vars(author).update(secrets=before[0])
+        vars(sweeper).update(_random=before[1])
 
 
 def _rests(host: Host) -> bool:

@@ -49,7 +49,13 @@ class Strangers:
             await self._publish(NodeAnnounced.subject, {"node": node, "host": f"{node}.example"})
             return
         kind = rng.choice((InstanceRegistered, InstanceRegistered, InstanceDeregistered))
-        data = {"name": rng.choice(("old", "older")), "node": node, "host": node, "port": rng.randint(1, 3)}
+        data = {
+            "name": rng.choice(("old", "older")),
+            "node": node,
+            "host": node,
+            "port": rng.randint(1, 3),
+            "deregister_after": self._mesh.deregister_after_s,
+        }
         await self._publish(kind.subject, {"data": data})
 
     async def lie(self, host: Host) -> None:

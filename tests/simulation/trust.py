@@ -36,7 +36,7 @@ class Identity:
     root: int
 
     @cached_property
-    def der(self) -> bytes:
+    def certificate_der(self) -> bytes:
         return self.issued.der
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any, Final
 from expectations import Expectations
 from host import Held, Host
 from reader import Mesh, Reader
+from strangers import PLAIN
 from trust import SimTrust, number_of
 from virtual_time import SimClock, ended
 
@@ -17,7 +18,7 @@ from pmoves_mesh.core import records
 from pmoves_mesh.core.event import InstanceExpired
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.records import Record
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.registry import NodeEntry, Registry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.rebuild import rebuild
@@ -33,7 +34,7 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
             _check_owner(mesh, host, expectations[host.label])
     replicas = {host.label: host.agent.replica for host in hosts if host.agent is not None}
     replicas["a replica booted from the bucket"] = await _fresh(mesh, from_bucket=True)
-    if "age" not in mesh.chronicle.happened:
+    if not mesh.law.begun_anew and not {"age", "truncate"} & mesh.chronicle.happened.keys():
         replicas["a replay of the stream"] = await _fresh(mesh, from_bucket=False)
     for name, replica in replicas.items():
         _check_replica(mesh, name, replica, hosts)
@@ -43,24 +44,23 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
     await _check_bucket(mesh)
 
 
-def are_seen_gone(hosts: Sequence[Host]) -> bool:
-    """Returns whether everybody knows of the hosts that vanished, and of what went with them."""
-    return not any(
-        _is_listed_of(host.agent.replica, gone.name)
-        and host.agent.replica.registry.nodes[gone.name].status != "left"
+def is_settled(hosts: Sequence[Host]) -> bool:
+    """Returns whether everybody knows who is lost, and nothing is left of those."""
+    living = {host.name for host in hosts if host.is_up}
+    return all(
+        _is_settled(node, living)
         for host in hosts
         if host.agent is not None
-        for gone in hosts
-        if gone.vanished
+        for node in host.agent.replica.registry.nodes.values()
     )
 
 
-def _is_listed_of(replica: Replica, name: str) -> bool:
-    """Returns whether a node is held for alive, or one of its instances is listed."""
-    node = replica.registry.nodes.get(name)
-    if node is None:
-        return False
-    return node.status == "alive" or any(map(replica.registry.is_listed, node.entries.values()))
+def _is_settled(node: NodeEntry, living: set[str]) -> bool:
+    """Returns whether no witness has anything to say of a node."""
+    if node.status == "alive":
+        # Who is only told of by others, and signs nothing, lives for ever.
+        return node.name in living or (node.announced is None and node.latest.incarnation == 0)
+    return node.status == "left" or node.entries.keys() <= node.expired.keys()
 
 
 def _check_copies(mesh: Mesh, hosts: Sequence[Host]) -> None:
@@ -89,7 +89,9 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
     for one in replica.verifier.rejections:
         unsigned = one.reason == "unsigned" and not mesh.accept_unsigned
         unknown = one.reason == "untrusted_issuer" and name in law.rejoined
-        if one.position not in law.refusable and not unsigned and not unknown:
+        # What was signed before its signer or his CA was disowned may come back with another stream.
+        back = law.begun_anew and (one.position == 0 or one.reason in {"untrusted_issuer", "revoked"})
+        if one.position not in law.refusable and not unsigned and not unknown and not back:
             mesh.chronicle.violate(f"{name} rejected {one}")
     owned, running, gone = Held(), set[InstanceKey](), set[InstanceKey]()
     for host in hosts:
@@ -109,12 +111,13 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
             gone |= stored if law.is_disowned(host.name) else law.expired & stored
         if wrong:
             mesh.chronicle.violate(f"{name} takes {host.name} for {status}")
-    _check_listed(mesh, name, registry, owned, gone)
+    unsure = {key for key in owned if law.is_unsure(key)}
+    _check_listed(mesh, name, registry, owned, gone | unsure)
     signed = {entry.key for entry in registry.entries() if entry.verified}
     found = {key for key in signed if registry.is_discoverable(registry.nodes[key.node].entries[key])}
     wanted = {key for key in running if not law.is_evicted(key)}
-    if found != wanted:
-        mesh.chronicle.violate(f"{name} does not discover as it should {sorted(found ^ wanted)}")
+    if found - unsure != wanted - unsure:
+        mesh.chronicle.violate(f"{name} does not discover as it should {sorted((found ^ wanted) - unsure)}")
 
 
 def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, optional: set[InstanceKey]) -> None:
@@ -134,24 +137,48 @@ def _check_listed(mesh: Mesh, name: str, registry: Registry, owned: Held, option
     unsigned = {entry.key for entry in entries if not entry.verified}
     said = {key for key, there in law.unsigned.items() if there and not law.is_evicted(key)}
     plain = {key for key in said if key.node not in signing} if mesh.accept_unsigned else set()
-    if unsigned != plain and not law.begun_anew:
-        mesh.chronicle.violate(f"{name} lists of those who do not sign {sorted(unsigned ^ plain)}")
+    if unsigned - law.faded != plain - law.faded and not law.begun_anew:
+        mesh.chronicle.violate(
+            f"{name} lists of those who do not sign {sorted((unsigned ^ plain) - law.faded)}"
+        )
     roots = registry.roots.certificates
     if roots and tuple(map(number_of, roots)) != law.roots and not law.begun_anew:
         mesh.chronicle.violate(f"{name} believes other CAs")
 
 
 def _check_same(mesh: Mesh, names: str, one: Replica, other: Replica) -> None:
-    mine, theirs = one.registry.state(), other.registry.state()
+    mine, theirs = _state(mesh, one), _state(mesh, other)
     for part in mine:
         if mine[part] != theirs[part]:
             mesh.chronicle.violate(f"{names} differ in {part}: {_difference(mine[part], theirs[part])}")
 
 
+def _state(mesh: Mesh, replica: Replica) -> dict[str, Any]:
+    """Returns what replicas must agree on.
+
+    Once the stream is another one, an event may stand in it or before it, and nobody is left who
+    could say again what those said who do not sign.
+    """
+    state, law = replica.registry.state(), mesh.law
+    if not law.begun_anew:
+        return state
+    nodes, instances = state["nodes"], state["instances"]
+    signing = {name for name, node in replica.registry.nodes.items() if node.latest.incarnation > 0}
+    listed = {key for key in state["listed"] if key.node in signing and not law.is_unsure(key)}
+    return {
+        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing},
+        "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key in listed},
+        "listed": listed,
+        "revoked": {one for one in state["revoked"] if not law.is_void(one)},
+        "roots": state["roots"].certificates,
+    }
+
+
 async def _check_bucket(mesh: Mesh) -> None:
     """Checks that the bucket is what the stream gives.
 
-    An expiry that was written late, after the node had taken it back, keeps what it ended; that is as good.
+    An expiry after which the node announced itself again says nothing any more; what it ended may be
+    there instead, or nothing.
     Of hosts with one identity each lists what it knows, and what a manifest leaves out and a later one
     lists again at its old stamp is known to the bucket alone; so what is said of those is left out.
     """
@@ -159,25 +186,37 @@ async def _check_bucket(mesh: Mesh) -> None:
     verifier = Verifier(
         SimTrust(mesh.law.roots), reader.identities, SimClock(), accept_unsigned=mesh.accept_unsigned
     )
-    before = {entry.key: entry.value async for entry in reader.bucket.load()}
+    before = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
     await rebuild(reader.log, reader.bucket, verifier, SimClock())
-    after = {entry.key: entry.value async for entry in reader.bucket.load()}
-    changed = [key for key in {**before, **after} if _held(before.get(key)) != _held(after.get(key))]
-    wrong = [key for key in changed if mesh.law.cloned.isdisjoint(key.split("."))]
+    after = {entry.key: records.decode(entry.value) async for entry in reader.bucket.load()}
+    if mesh.law.begun_anew:
+        before, after = (
+            {key: records.of_before(one) for key, one in held.items()} for held in (before, after)
+        )
+    changed = [key for key in {**before, **after} if not _ways(key, before) & _ways(key, after)]
+    apart = {*mesh.law.cloned, *(PLAIN if mesh.law.begun_anew else ())}
+    forgotten = ("evicted.", "roots", "service.old") if mesh.law.begun_anew else ()
+    wrong = [key for key in changed if apart.isdisjoint(key.split(".")) and not key.startswith(forgotten)]
     if wrong:
         mesh.chronicle.violate(f"the bucket does not hold what the stream gives of {sorted(wrong)}")
 
 
-def _held(value: bytes | None) -> Record | None:
-    record = None if value is None else records.decode(value)
-    return record.ended if record is not None and record.subject == InstanceExpired.subject else record
+def _ways(key: str, held: Mapping[str, Record]) -> set[bytes | None]:
+    """Returns what a bucket may as well hold under a key as what it does."""
+    record, instance = held.get(key), records.parse_instance_key(key)
+    node = held.get(records.node_key(instance.node)) if instance is not None else None
+    if record is not None and node is not None and record.subject == InstanceExpired.subject:
+        said = node.ended or node
+        if records.is_taken_back(record, said.stamp):
+            return {None, record.ended and records.encode(record.ended)}
+    return {record and records.encode(record)}
 
 
 async def _fresh(mesh: Mesh, *, from_bucket: bool) -> Replica:
     reader = Reader(mesh, SimClock(), random.Random(mesh.seed))
     if not from_bucket:
         await reader.replica.verifier.learn_roots(reader.bucket)
-    task = asyncio.create_task(reader.follow() if from_bucket else reader.replica.run())
+    task = asyncio.create_task(reader.follower.run() if from_bucket else reader.replica.run())
     if not await reader.replica.wait_current(_CURRENT_S):
         mesh.chronicle.violate("a fresh replica does not become current")
     await ended([task])

@@ -1,96 +1,119 @@
-"""Witnesses, in miniature: every agent looks at the leases, and says what it makes of those it misses.
+"""The witness of a simulated host: the real one, and what it hears and asks in this simulation.
 
-`witness` is what stands in for the agent's own witness. It is wrong at times, as any witness is: a
-lease that cannot be refreshed in time is not there, and a hasty one does not even wait for that.
+What any witness says, rightly or wrongly, is here too: it is under the id that all would give it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from builders import MESH
-from reader import Mesh
+from reader import Mesh, Reader
+from virtual_time import SimClock
 
+from pmoves_mesh.agent.liveness.suspicions import Suspicions
+from pmoves_mesh.agent.liveness.sweeper import Sweeper
+from pmoves_mesh.agent.liveness.witness import Witness
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.core.event import InstanceExpired, NodeLost
 from pmoves_mesh.core.registry import NodeEntry
-from pmoves_mesh.errors import LogUnavailable
-from pmoves_mesh.ports import Clock
+from pmoves_mesh.log.endings import Ending
+from pmoves_mesh.log.memory import MemoryClient, MemoryDelivery, MemoryWorkQueue
+from pmoves_mesh.log.topology import LEASES
 
 if TYPE_CHECKING:
     from assembly import Agent
 
-_GRACE_S: Final = 1.0
+_MARKERS_MAX: Final = 8
+_ANSWER_S: Final = 0.4
 
 
-async def witness(mesh: Mesh, agent: Agent, clock: Clock, rng: random.Random) -> None:
-    """Declares nodes lost and instances expired, for ever, in the name of `agent`'s node."""
-    await Witness(mesh, agent, clock, rng).run()
+class Judge(Witness):
+    """The real witness; only whether a host answers is asked of the simulation, and not of the network."""
+
+    mesh: Mesh
+    rng: random.Random
+
+    async def answers(self, node: str) -> bool:
+        entry = self._replica.registry.nodes.get(node)
+        there = any(host.name == node and host.answers for host in self.mesh.hosts)
+        await self._clock.sleep(self.rng.uniform(0, 0.01) if there else _ANSWER_S)
+        return there and entry is not None and entry.announced is not None
 
 
-class Witness:
-    """What one agent has seen of the others' leases."""
+class SimMarker:
+    """A lease that ran out; implements `ports.Marker`."""
 
-    def __init__(self, mesh: Mesh, agent: Agent, clock: Clock, rng: random.Random) -> None:
-        self._mesh = mesh
-        self._agent = agent
-        self._clock = clock
-        self._rng = rng
-        self._missed_since_s: dict[str, float] = {}
-        self._lost_since_s: dict[str, float] = {}
+    def __init__(self, delivery: MemoryDelivery) -> None:
+        self._delivery = delivery
 
-    async def run(self) -> None:
-        ttl_s = self._mesh.lease_ttl_s
-        while True:
-            await self._clock.sleep(self._rng.uniform(0.3, 0.6) * ttl_s)
-            try:
-                await self._look()
-            except LogUnavailable:
-                self._missed_since_s.clear()
+    @property
+    def node(self) -> str:
+        return self._delivery.message.sealed.subject.removeprefix(f"$KV.{LEASES}.")
 
-    async def _look(self) -> None:
-        agent = self._agent
-        held = set(await agent.reader.leases.keys())
-        if not agent.replica.is_current:
-            self._missed_since_s.clear()
-            return
-        now_s = self._clock.monotonic_s()
-        for node in tuple(agent.replica.registry.nodes.values()):
-            if node.name == agent.author.node or node.latest.incarnation < 1:
-                continue
-            if node.status == "alive" and node.name not in held:
-                await self._missed(node, now_s)
-            else:
-                self._missed_since_s.pop(node.name, None)
-            if node.status == "lost":
-                await self._expire(node, now_s)
-            else:
-                self._lost_since_s.pop(node.name, None)
+    async def ack(self) -> None:
+        await self._delivery.ack()
 
-    async def _missed(self, node: NodeEntry, now_s: float) -> None:
-        since_s = self._missed_since_s.setdefault(node.name, now_s)
-        is_hasty = self._rng.random() < self._mesh.hasty
-        if is_hasty or now_s - since_s > self._mesh.lease_ttl_s + _GRACE_S:
-            await self._say(lost(node, self._agent.author.node))
+    async def working(self) -> None:
+        await self._delivery.working()
 
-    async def _expire(self, node: NodeEntry, now_s: float) -> None:
-        since_s = self._lost_since_s.setdefault(node.name, now_s)
-        if now_s - since_s <= self._mesh.deregister_after_s:
-            return
-        for entry in tuple(node.entries.values()):
-            if self._agent.replica.registry.is_listed(entry):
-                await self._say(expired(node, entry.key.service, entry.key.id, self._agent.author.node))
 
-    async def _say(self, event: NodeLost | InstanceExpired) -> None:
-        await self._agent.reader.log.publish(sealed(event, self._agent))
+class SimMarkers:
+    """The shared consumer of markers; implements `ports.Markers`."""
+
+    def __init__(self, client: MemoryClient) -> None:
+        self._queue = MemoryWorkQueue(client, LEASES)
+
+    async def fetch(self, timeout_s: float) -> list[SimMarker]:
+        return [*map(SimMarker, await self._queue.fetch(_MARKERS_MAX, timeout_s))]
+
+
+class SimEndings:
+    """What a host hears of connections that ended; stands in for `NatsEndings`."""
+
+    subjects = ("endings",)
+
+    def __init__(self, reader: Reader) -> None:
+        self._client = reader.client
+
+    async def heard(self, _subject: str) -> AsyncIterator[Ending]:
+        told: asyncio.Queue[Ending] = asyncio.Queue()
+        listening = self._client.broker.listening
+        listening[told] = self._client
+        try:
+            while True:
+                yield await told.get()
+        finally:
+            del listening[told]
+
+
+def watching(
+    mesh: Mesh, agent: Agent, clock: SimClock, rng: random.Random
+) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
+    """Returns the loops of a witness; mirrors `liveness.watching`."""
+    reader = agent.reader
+    witness = Judge(agent.author, agent.replica, reader.log, reader.leases, agent.lease, clock)
+    witness.mesh, witness.rng = mesh, rng
+    suspicions = Suspicions(witness, SimMarkers(reader.client), SimEndings(reader), clock)
+    sweeper = Sweeper(witness, agent.replica, reader.leases, clock, announce_s=mesh.announce_s)
+
+    async def remember() -> None:
+        with agent.replica.subscribed(witness.note):
+            await suspicions.run()
+
+    return remember, sweeper.run
 
 
 def sealed(event: NodeLost | InstanceExpired, agent: Agent) -> SealedEvent:
-    """Returns a witness's word, under an id that all witnesses would give it."""
-    about = f"{event.service}.{event.id}." if isinstance(event, InstanceExpired) else ""
-    name = f"{event.type}.{event.node}.{about}{event.incarnation}.{event.revision}"
+    """Returns a witness's word, under the id that all witnesses would give it."""
+    if isinstance(event, InstanceExpired):
+        name = f"expired.{event.node}.{event.service}.{event.id}.{event.incarnation}.{event.revision}"
+    else:
+        name = f"lost.{event.node}.{event.incarnation}.{event.revision}"
     return envelope.seal(event, agent.author.identity, message_id=name)
 
 

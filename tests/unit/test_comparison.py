@@ -67,6 +67,16 @@ def test_an_expired_instance_is_marked_as_that_and_what_was_removed_not_at_all(s
     assert RAG not in shown_of(story.registry)
 
 
+def test_an_expiry_that_is_only_remembered_has_no_mark_once_the_node_announced_itself_again(story: Story):
+    said = (registered(1), announced(2, [line(1)]), lost(2), expired(2), announced(3, []))
+    story.tell(*said)
+    held = {
+        RAG: record_of(story, expired(2), registered(1)),
+        "node.alpha": record_of(story, announced(3, [])),
+    }
+    assert marks_of(story.registry) == marks_in(held) == {"node.alpha": Mark(Stamp(1, 3), "alive")}
+
+
 def test_decrees_are_marked_and_notes_are_not(story: Story):
     decree = record_of(story, evicted())
     story.registry.decrees["evicted.rag.alpha._"] = records.encode(decree)

@@ -132,6 +132,32 @@ async def test_a_tail_of_a_stream_made_anew_ends_with_a_gap() -> None:
     assert (await log.bounds()).last == 0
 
 
+async def test_a_tail_is_cut_off_when_the_stream_is_restored_though_that_ends_where_it_was():
+    broker, client, _ = make()
+    log = MemoryLog(client)
+    await log.publish(event(1))
+    backup = broker.backup()
+    async with contextlib.aclosing(log.tail(0)) as tail:
+        await next_batch(tail)
+        broker.restore(backup)
+        assert (await next_batch(tail)).pending is None
+        again = await next_batch(tail)
+        assert (list(again.messages), again.pending) == ([], 0)
+
+
+async def test_a_marker_that_is_worked_on_is_not_handed_out_again():
+    broker, client, clock = make()
+    queue = MemoryWorkQueue(client, "leases")
+    broker.put("leases", "alpha", b"", expected=None, ttl_s=1)
+    (marker,) = await queue.fetch(1, 5)
+    for _ in range(3):
+        await clock.sleep(1.5)
+        await marker.working()
+        assert not await queue.fetch(1, 0)
+    await clock.sleep(2)
+    assert len(await queue.fetch(1, 0)) == 1
+
+
 async def test_a_message_id_is_known_for_two_minutes() -> None:
     _, client, clock = make()
     log = MemoryLog(client)
