@@ -18,7 +18,6 @@ from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import (
     MANIFEST_ENTRIES_MAX,
-    InstanceUpdated,
     NodeAnnounced,
     NodeLeft,
 )
@@ -157,10 +156,11 @@ class Announcer:
             _log.warning("the mesh knows a later incarnation of this node; taking a later one still")
             await self._author.begin(above=known.incarnation)
             self._registrations.changed.set()
-        for key, held in tuple(self._registrations.held.items()):
-            if held.durable.is_set() and not self._is_known(key, held.stamp):
-                await self._registrations.state(held.record, InstanceUpdated)
-                self._replica.repairs["restated"] += 1
+        for key in tuple(self._registrations.held):
+            # Each is looked up anew: while one is stated, another may have been removed.
+            held = self._registrations.held.get(key)
+            if held is not None and not self._is_known(key, held.stamp):
+                self._replica.repairs["restated"] += await self._registrations.restate(key)
 
     def _is_believed(self) -> bool:
         """Returns whether the mesh believes what this node signs now."""

@@ -18,7 +18,6 @@ import structlog
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.core import records
 from pmoves_mesh.core.comparison import Difference, compare, marks_in, marks_of
-from pmoves_mesh.core.event import InstanceUpdated
 from pmoves_mesh.errors import CapacityError, LogError, RemoteProtocolError, SequenceGap, StoreError
 from pmoves_mesh.ports import Bucket, Clock, EventLog
 from pmoves_mesh.replica import Replica
@@ -173,10 +172,8 @@ class Reconciler:
                 continue
             announce = True
             instance = records.parse_instance_key(key)
-            held = None if instance is None else self._registrations.held.get(instance)
-            if held is not None and held.durable.is_set():
-                await self._registrations.state(held.record, InstanceUpdated)
-                self._replica.repairs["restated"] += 1
+            if instance is not None:
+                self._replica.repairs["restated"] += await self._registrations.restate(instance)
         if announce:
             self._charge.restate()
 

@@ -264,6 +264,19 @@ class Registrations:
             self.changed.set()
         return future
 
+    async def restate(self, key: InstanceKey) -> bool:
+        """States an instance again as it is held, if it is and nothing is on its way; returns whether it did.
+
+        Raises:
+            StoreError: if it cannot be made durable.
+            CapacityError: if the outbox is full.
+        """
+        held = self.held.get(key)
+        if held is None or not held.durable.is_set():
+            return False
+        await self.state(held.record, InstanceUpdated)
+        return True
+
     async def _remove(self, key: InstanceKey) -> asyncio.Future[int]:
         held = self.held.pop(key)
         self._notify(key)

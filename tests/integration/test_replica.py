@@ -21,6 +21,7 @@ from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.errors import CapacityError
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
 from pmoves_mesh.replica import Replica
+from pmoves_mesh.store.records import Commit
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.rebuild import rebuild
 
@@ -135,6 +136,33 @@ async def test_a_removal_waits_for_the_registration_that_is_under_way(
         )
     assert (kept.status, removed.status) == (507, 404)
     assert not mesh.registrations.held
+
+
+async def test_what_is_removed_while_other_services_are_stated_again_stays_removed(
+    mesh: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = load({"MESH_HOSTNAME": "alpha", "PMOVES_MESH_NAME": MESH}, tmp_path)
+    registrations, registry = mesh.registrations, mesh.replica.registry
+    log = MemoryLog(mesh.client)
+    announcer = Announcer(config, registrations._author, registrations, mesh.replica, log, PinnedClock())
+    for name in ("rag", "whisper"):
+        assert (await mesh.register(name=name, port=1)).status == 200
+    for key in registrations.held:
+        registry.drop(key)  # as if the mesh did not know them any more
+    commit, disk = mesh.store.commit, asyncio.Event()
+
+    async def commit_later(one: Commit) -> tuple[int, ...]:
+        await disk.wait()
+        return await commit(one)
+
+    monkeypatch.setattr(mesh.store, "commit", commit_later)
+    restating = asyncio.create_task(announcer._reconcile())
+    removing = asyncio.create_task(registrations.deregister("whisper", wait=False))
+    while {key.service for key in registrations.held} != {"rag"}:
+        await asyncio.sleep(0)
+    disk.set()
+    await asyncio.gather(restating, removing)
+    assert [one.service for one in await mesh.store.registrations()] == ["rag"]
 
 
 async def test_whoever_subscribes_is_told_of_a_new_beginning_once_readers_see_it():

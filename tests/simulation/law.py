@@ -17,6 +17,7 @@ from pmoves_mesh.core.model import InstanceKey
 
 HOSTILE: Final = "hostile."
 """How the ids of messages begin that nobody may believe."""
+_DECREES: Final = {"service.registry.evicted", "mesh.trust.revoked.v1", "mesh.trust.rotated.v1"}
 
 
 class Law:
@@ -33,7 +34,9 @@ class Law:
         faded: of those nodes that do not sign, what a witness removed since they were last heard.
         cloned: nodes whose identity was copied.
         refusable: positions at which replicas may refuse an event.
-        rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones.
+        rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones, or lost the
+            disk on which they had written what they learned of those.
+        decreed: the position of the latest decree in this stream.
         begun_anew: the stream was made anew or restored, so what only it remembered may be forgotten.
     """
 
@@ -48,6 +51,7 @@ class Law:
         self.cloned: set[str] = set()
         self.refusable: set[int] = set()
         self.rejoined: set[str] = set()
+        self.decreed = 0
         self.begun_anew = False
         self._words = 0
         self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}
@@ -90,6 +94,8 @@ class Law:
         if signer is None:
             self._take_unsigned(sealed.subject, body)
             return
+        if sealed.subject in _DECREES:
+            self.decreed = position
         match sealed.subject:
             case "service.registry.evicted":
                 key = (body["service"], body["node"], body.get("id"))

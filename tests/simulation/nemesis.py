@@ -132,6 +132,7 @@ class Nemesis:
         if host.is_up:
             host.crash(disk_lost=True)
             self._expectations[host.label].forget()
+            self._mesh.law.rejoined.add(host.label)
             if self._rng.random() < 0.3 and host.name not in self._mesh.law.cloned:
                 host.was_set_back = True
                 host.clock.offset_ms -= self._rng.randint(0, _HOUR_MS)  # nothing tells it the time
@@ -181,17 +182,25 @@ class Nemesis:
             host.lose_connection()
 
     async def _remake_stream(self, _host: Host) -> None:
-        self._mesh.chronicle.note("the stream is made anew")
-        self._mesh.law.begun_anew = True
-        self._mesh.broker.reset()
+        if self._may_lose_stream():
+            self._mesh.chronicle.note("the stream is made anew")
+            self._mesh.broker.reset()
 
     async def _restore_stream(self, _host: Host) -> None:
         """Takes a backup of the stream, and has it restored after a while."""
         backup = self._mesh.broker.backup()
         await asyncio.sleep(self._while_s(15))
-        self._mesh.chronicle.note(f"the stream is restored as it was at {backup.last}")
-        self._mesh.law.begun_anew = True
-        self._mesh.broker.restore(backup)
+        if self._may_lose_stream():
+            self._mesh.chronicle.note(f"the stream is restored as it was at {backup.last}")
+            self._mesh.broker.restore(backup)
+
+    def _may_lose_stream(self) -> bool:
+        """Returns whether nothing is in the stream alone that nobody could say again: an operator's word."""
+        law = self._mesh.law
+        if law.decreed > self._mesh.broker.consumer.floor():
+            return False
+        law.begun_anew, law.decreed = True, 0
+        return True
 
     def _start(self, host: Host) -> None:
         self.stopped.discard(host.label)
@@ -259,11 +268,8 @@ class Nemesis:
 
     async def _truncate(self, _host: Host) -> None:
         """Has the stream's limits take its oldest events, whoever still needs them."""
-        if self._rng.random() < 0.7:
-            self._mesh.broker.forget(self._rng.random())
-            return
-        self._mesh.law.begun_anew = True
-        self._mesh.broker.forget(self._rng.random(), unread=True)
+        unread = self._rng.random() >= 0.7 and self._may_lose_stream()
+        self._mesh.broker.forget(self._rng.random(), unread=unread)
 
     async def _declare_lost(self, host: Host) -> None:
         """Has a witness declare the host lost, rightly or wrongly."""

@@ -60,6 +60,8 @@ class Strangers:
 
     async def lie(self, host: Host) -> None:
         """Says with a good signature what its holder may not say, or with a bad one what he may."""
+        if not await self._is_shown(host.identity.fingerprint):
+            return  # nobody else can know what names it
         rng, clock = self._rng, SimClock()
         node = f"{host.name}-other"
         liars = (
@@ -87,6 +89,12 @@ class Strangers:
             payload = sealed.payload[:at] + bytes([sealed.payload[at] ^ 1]) + sealed.payload[at + 1 :]
             sealed = SealedEvent(subject=sealed.subject, payload=payload, headers=sealed.headers)
         await self._send(sealed)
+
+    async def _is_shown(self, fingerprint: str) -> bool:
+        try:
+            return await self._reader.identities.get(fingerprint) is not None
+        except LogUnavailable:
+            return False
 
     async def _publish(self, subject: str, body: dict[str, object]) -> None:
         await self._send(SealedEvent(subject=subject, payload=msgspec.json.encode(body)))

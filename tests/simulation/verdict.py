@@ -157,16 +157,17 @@ def _state(mesh: Mesh, replica: Replica) -> dict[str, Any]:
     """Returns what replicas must agree on.
 
     Once the stream is another one, an event may stand in it or before it, and nobody is left who
-    could say again what those said who do not sign.
+    could say again what those said who do not sign, or who are lost.
     """
     state, law = replica.registry.state(), mesh.law
     if not law.begun_anew:
         return state
     nodes, instances = state["nodes"], state["instances"]
     signing = {name for name, node in replica.registry.nodes.items() if node.latest.incarnation > 0}
+    lost = {name for name, node in replica.registry.nodes.items() if node.status == "lost"}
     listed = {key for key in state["listed"] if key.node in signing and not law.is_unsure(key)}
     return {
-        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing},
+        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing - lost},
         "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key in listed},
         "listed": listed,
         "revoked": {one for one in state["revoked"] if not law.is_void(one)},
