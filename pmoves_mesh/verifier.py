@@ -15,7 +15,7 @@ from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import Event, RootsRotated
 from pmoves_mesh.core.records import Record
-from pmoves_mesh.core.registry import Roots
+from pmoves_mesh.core.registry import Roots, Turn
 from pmoves_mesh.core.trust import Signer, Trust
 from pmoves_mesh.errors import MalformedEvent, RemoteProtocolError, UntrustedIssuer
 from pmoves_mesh.ports import Bucket, Clock, LogMessage
@@ -140,7 +140,7 @@ class Verifier:
         try:
             for verified in await self.unseal_record(record):
                 if isinstance(verified.event, RootsRotated):
-                    self.rotate(decrees.roots_of(verified.event, record.position))
+                    self.rotate(decrees.roots_of(verified.event, Turn(record.position, record.time_ms)))
         except RemoteProtocolError as error:
             self.refuse(message_of(record), error)
 
@@ -163,7 +163,7 @@ class Verifier:
             told = list(map(_certificate, roots.certificates))
             retired = [(_certificate(pem), position) for pem, position in roots.retired]
         except ValueError:
-            _log.error("the CA certificates of a rotation cannot be read", position=roots.position)
+            _log.error("the CA certificates of a rotation cannot be read", position=roots.turn.position)
             return
         known = {*told, *(root for root, _ in retired)}
         self.trust.rotate([*told, *(root for root in given if root not in known)], retired)

@@ -12,7 +12,7 @@ from pmoves_mesh.core import decrees, envelope, records
 from pmoves_mesh.core.audit import Audit, Report
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import CertificatesRevoked, InstanceEvicted, RootsRotated
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.registry import Registry, Turn
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import CertificateRevoked, LogUnavailable, RemoteProtocolError
 from pmoves_mesh.log import topology
@@ -97,7 +97,7 @@ class _Walk:
         async for entry in registry.load(_REVOCATIONS):
             for one, position in await self._recorded(entry.value):
                 if position < self._first:
-                    self._heed(one, position)
+                    self._heed(one, Turn(position, 0))
         roots = await registry.get(records.ROOTS_KEY)
         record = records.readable(roots.value) if roots else None
         self._roots_at = record.position if record else 0
@@ -121,7 +121,7 @@ class _Walk:
             )
             return
         for one in verified:
-            self._heed(one, position)
+            self._heed(one, Turn(position, message.time_ms))
         self.audit.accept(sealed, verified, position)
 
     async def compare(self, registry: Bucket, log: EventLog) -> None:
@@ -156,12 +156,12 @@ class _Walk:
             if decrees.is_revoked(self._decreed, one, position=position):
                 raise CertificateRevoked(one.signer, self._decreed.revoked[one.fingerprint])
 
-    def _heed(self, verified: VerifiedEvent, position: int) -> None:
+    def _heed(self, verified: VerifiedEvent, turn: Turn) -> None:
         event = verified.event
         if isinstance(event, (InstanceEvicted, CertificatesRevoked, RootsRotated)):
-            decrees.decreed(self._decreed, event, position)
+            decrees.decreed(self._decreed, event, turn)
         # What the bucket gave is later, and knows every root that was retired since.
-        if isinstance(event, RootsRotated) and position > self._roots_at:
+        if isinstance(event, RootsRotated) and turn.position > self._roots_at:
             self._verifier.rotate(self._decreed.roots)
 
 

@@ -1,33 +1,29 @@
 """What operators decree: evictions, revocations and the roots, in the order of the stream's positions.
 
-A decree of before this stream, which was made anew or restored since, has position 0: it holds for
-everything in this stream, and any later word outranks it.
+A decree of before this stream, which was made anew or restored since, has position 0, and its time is
+what orders it: a stream that was restored from an older backup brings older words back, which must
+not outrank what was decreed after them and is no longer in it.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from pmoves_mesh.core.change import REPEATED, Change
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import CertificatesRevoked, InstanceEvicted, RootsRotated
-from pmoves_mesh.core.registry import Registry, Roots
-
-_BEFORE: Final = 2**62
-"""Larger than every time in milliseconds: less this, the times of earlier decrees are below all positions."""
+from pmoves_mesh.core.registry import Eviction, Registry, Roots, Turn
 
 
 def decreed(
-    registry: Registry, event: InstanceEvicted | CertificatesRevoked | RootsRotated, position: int
+    registry: Registry, event: InstanceEvicted | CertificatesRevoked | RootsRotated, turn: Turn
 ) -> Change:
-    """Folds in an operator's word, which the position in the stream orders; 0 is before all of them."""
+    """Folds in an operator's word."""
     match event:
         case InstanceEvicted():
-            return _evicted(registry, event, position)
+            return _evicted(registry, event, turn)
         case CertificatesRevoked():
-            return _revoked(registry, event, position)
+            return _revoked(registry, event, turn.position)
         case RootsRotated():
-            return _rotated(registry, event, position)
+            return _rotated(registry, event, turn)
 
 
 def is_revoked(registry: Registry, verified: VerifiedEvent, *, position: int) -> bool:
@@ -36,21 +32,21 @@ def is_revoked(registry: Registry, verified: VerifiedEvent, *, position: int) ->
     return revoked_at is not None and (position == 0 or position > revoked_at)
 
 
-def roots_of(event: RootsRotated, position: int) -> Roots:
-    """Returns the CA certificates as a rotation at a position of the stream leaves them."""
+def roots_of(event: RootsRotated, turn: Turn) -> Roots:
+    """Returns the CA certificates as a rotation leaves them."""
+    position = turn.position
     retired = tuple(
         (root.certificate, (root.position or position) if position else 0) for root in event.retired
     )
-    return Roots(position=position, certificates=event.roots, retired=retired)
+    return Roots(turn=turn, certificates=event.roots, retired=retired)
 
 
-def _evicted(registry: Registry, event: InstanceEvicted, position: int) -> Change:
+def _evicted(registry: Registry, event: InstanceEvicted, turn: Turn) -> Change:
     key = (event.service, event.node, event.id)
-    position = position or event.incarnation - _BEFORE
     held = registry.evictions.get(key)
-    if held is not None and position <= held[0]:
+    if held is not None and not turn.is_after(held.turn):
         return REPEATED
-    registry.evictions[key] = (position, not event.lifted)
+    registry.evictions[key] = Eviction(turn, evicts=not event.lifted)
     concerned = tuple(
         entry.key
         for entry in registry.of_service(event.service)
@@ -70,8 +66,8 @@ def _revoked(registry: Registry, event: CertificatesRevoked, position: int) -> C
     return Change(outcome="applied", instances=concerned, nodes=nodes)
 
 
-def _rotated(registry: Registry, event: RootsRotated, position: int) -> Change:
-    if registry.roots.certificates and position <= registry.roots.position:
+def _rotated(registry: Registry, event: RootsRotated, turn: Turn) -> Change:
+    if registry.roots.certificates and not turn.is_after(registry.roots.turn):
         return REPEATED
-    registry.roots = roots_of(event, position)
+    registry.roots = roots_of(event, turn)
     return Change(outcome="applied")

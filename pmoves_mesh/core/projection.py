@@ -35,7 +35,7 @@ from pmoves_mesh.core.event import (
     Stated,
 )
 from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
-from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
+from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry, Turn
 
 REMOVAL_KEPT_MS: Final = 60 * 60 * 1000
 """How long a removal is remembered for a node whose announcements carry no manifest."""
@@ -75,7 +75,7 @@ def _dispatch(registry: Registry, verified: VerifiedEvent, position: int, time_m
         case InstanceExpired():
             change = _expired(registry, event)
         case InstanceEvicted() | CertificatesRevoked() | RootsRotated():
-            change = decrees.decreed(registry, event, position)
+            change = decrees.decreed(registry, event, Turn(position, time_ms))
         case NodeCloned() | IdentityIssued() | EnrolmentRefused():
             change = _noted(registry, verified, event, position, time_ms)
         case _:

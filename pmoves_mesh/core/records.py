@@ -30,6 +30,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.names import Counter
+from pmoves_mesh.core.registry import Turn
 from pmoves_mesh.errors import MalformedEvent
 
 TOMBSTONE_TTL_S: Final = 24 * 60 * 60
@@ -167,7 +168,7 @@ def merged(held: Record | None, fresh: Record) -> Record | None:
     """
     if held is None:
         return fresh
-    latest = max(held, fresh, key=_rank)
+    latest = _later(held, fresh)
     if latest.subject in _ENDINGS:
         statements = [record for record in map(_statement, (held, fresh)) if record is not None]
         ended = max(statements, key=_rank, default=None)
@@ -187,11 +188,22 @@ def _statement(record: Record) -> Record | None:
     return record.ended if record.subject in _ENDINGS else record
 
 
+def _later(held: Record, fresh: Record) -> Record:
+    """Returns the later of two records of one key."""
+    if {held.subject, fresh.subject} <= _DECREES:
+        one, other = Turn(held.position, held.time_ms), Turn(fresh.position, fresh.time_ms)
+        if one.is_after(other) or other.is_after(one):
+            return held if one.is_after(other) else fresh
+        return max(held, fresh, key=_is_whole)
+    return max(held, fresh, key=_rank)
+
+
+def _is_whole(record: Record) -> bool:
+    return record.certificate is not None
+
+
 def _rank(record: Record) -> tuple[Stamp, int, int, bool]:
-    whole = record.certificate is not None
-    if record.subject in _BY_POSITION:
-        return Stamp(0, 0), 0, record.position or record.stamp.incarnation - _FAR, whole
-    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR), whole
+    return record.stamp, _RANKS.get(record.subject, 0), -(record.position or _FAR), _is_whole(record)
 
 
 _REMOVALS: Final = frozenset(
@@ -202,5 +214,5 @@ _RANKS: Final = {**_ENDINGS, InstanceUnregistered.subject: -1}
 """At one stamp an ending outranks what it ends; the older word for a removal, which the stream soon
 forgets, comes behind the removal itself."""
 _FAR: Final = 2**62
-"""What is of before this stream comes behind everything in it; among that the times of decrees decide."""
-_BY_POSITION: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})
+"""What is of before this stream comes behind everything in it."""
+_DECREES: Final = frozenset({InstanceEvicted.subject, RootsRotated.subject})

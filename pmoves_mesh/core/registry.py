@@ -15,6 +15,34 @@ from pmoves_mesh.core.model import NEVER, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import NodeStatus
 
 
+class Turn(NamedTuple):
+    """When something was decreed.
+
+    Attributes:
+        position: in this stream; 0 if it is of before it.
+        time_ms: at which the stream that it was said in took it, unix milliseconds.
+    """
+
+    position: int
+    time_ms: int
+
+    def is_after(self, other: Turn) -> bool:
+        """Returns whether this is the later word of two."""
+        if self.position and other.position:
+            return self.position > other.position
+        return (self.time_ms, self.position) > (other.time_ms, other.position)
+
+
+_NEVER: Final = Turn(0, 0)
+
+
+class Eviction(NamedTuple):
+    """An operator's latest word about an instance, or about a service on a node: it evicts, or lifts."""
+
+    turn: Turn
+    evicts: bool
+
+
 class Anchor(NamedTuple):
     """An event of the stream by which its history is known again; position 0 for none.
 
@@ -33,12 +61,12 @@ class Roots:
     """The CA certificates as the latest rotation left them.
 
     Attributes:
-        position: of that rotation; 0 if there was none, or if it is of before this stream.
+        turn: of that rotation.
         certificates: PEM, the issuing one first.
         retired: PEM of each earlier one, and the position from which on it holds no more.
     """
 
-    position: int = 0
+    turn: Turn = _NEVER
     certificates: tuple[str, ...] = ()
     retired: tuple[tuple[str, int], ...] = ()
 
@@ -129,9 +157,7 @@ class Registry:
     Attributes:
         position: the last position that was folded in.
         version: grows by one with every change that a reader could see.
-        evictions: for `(service, node, id or None)`, the position of the latest word of an
-            operator, and whether it evicts (True) or lifts. Those of before this stream are
-            negative, in the order of their times.
+        evictions: for `(service, node, id or None)`, an operator's latest word.
         revoked: fingerprint of each revoked certificate, and from which position on.
         roots: the CA certificates of the latest rotation.
         decrees: the record of each decree that this rests on, by its key in the bucket: signed, so
@@ -144,7 +170,7 @@ class Registry:
         self.position = 0
         self.version = 0
         self.nodes: Final[dict[str, NodeEntry]] = {}
-        self.evictions: Final[dict[tuple[str, str, str | None], tuple[int, bool]]] = {}
+        self.evictions: Final[dict[tuple[str, str, str | None], Eviction]] = {}
         self.revoked: Final[dict[str, int]] = {}
         self.roots = Roots()
         self.decrees: Final[dict[str, bytes]] = {}
@@ -223,7 +249,9 @@ class Registry:
             return False
         one = self.evictions.get((key.service, key.node, key.id))
         every = self.evictions.get((key.service, key.node, None))
-        return max(filter(None, (one, every)), default=(0, False))[1]
+        if one is None or every is None:
+            return any(word.evicts for word in (one, every) if word is not None)
+        return (one if one.turn.is_after(every.turn) else every).evicts
 
     def is_listed(self, entry: InstanceEntry) -> bool:
         """Returns whether readers of the registry see this instance at all."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
-from pmoves_mesh.core.registry import Anchor, InstanceEntry, NodeEntry, Registry, Roots
+from pmoves_mesh.core.registry import Anchor, Eviction, InstanceEntry, NodeEntry, Registry, Roots, Turn
 from pmoves_mesh.errors import MalformedEvent
 
 _VERSION: Final = 3
@@ -55,9 +55,9 @@ class _Snapshot(Struct, frozen=True):
     mesh: str
     position: int
     nodes: list[_Node]
-    evictions: list[tuple[str, str, str | None, int, bool]]
+    evictions: list[tuple[str, str, str | None, Eviction]]
     revoked: dict[str, int]
-    roots: tuple[int, tuple[str, ...], tuple[tuple[str, int], ...]]
+    roots: tuple[Turn, tuple[str, ...], tuple[tuple[str, int], ...]]
     decrees: dict[str, bytes]
     anchor: Anchor
     current_ms: int
@@ -75,9 +75,9 @@ def dump(registry: Registry, mesh: str) -> bytes:
             mesh=mesh,
             position=registry.position,
             nodes=[_dump_node(node) for node in registry.nodes.values()],
-            evictions=[(*key, *held) for key, held in registry.evictions.items()],
+            evictions=[(*key, held) for key, held in registry.evictions.items()],
             revoked=registry.revoked,
-            roots=(registry.roots.position, registry.roots.certificates, registry.roots.retired),
+            roots=(registry.roots.turn, registry.roots.certificates, registry.roots.retired),
             decrees=registry.decrees,
             anchor=registry.anchor,
             current_ms=registry.current_ms,
@@ -99,14 +99,14 @@ def load(data: bytes, mesh: str) -> Registry:
         raise MalformedEvent("snapshot", f"of mesh {snapshot.mesh}, version {snapshot.version}")
     registry = Registry()
     registry.position = snapshot.position
-    position, certificates, retired = snapshot.roots
-    registry.roots = Roots(position=position, certificates=certificates, retired=retired)
+    turn, certificates, retired = snapshot.roots
+    registry.roots = Roots(turn=turn, certificates=certificates, retired=retired)
     registry.revoked.update(snapshot.revoked)
     registry.decrees.update(snapshot.decrees)
     registry.anchor = snapshot.anchor
     registry.current_ms = snapshot.current_ms
-    for service, node, instance_id, position, evicts in snapshot.evictions:
-        registry.evictions[service, node, instance_id] = (position, evicts)
+    for service, node, instance_id, eviction in snapshot.evictions:
+        registry.evictions[service, node, instance_id] = eviction
     for held in snapshot.nodes:
         _load_node(registry, held)
     return registry

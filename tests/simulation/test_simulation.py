@@ -8,19 +8,22 @@ played again, and told in full, by
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nemesis
 import pytest
 from callers import CALLS
 from nemesis import FAULTS
 from scenario import Scenario
 from seeds import Played, play_all, replay_command, verdict
-from virtual_time import SimClock, run
 
+from pmoves_mesh.agent.announcer import Announcer
+from pmoves_mesh.agent.author import Author
+from pmoves_mesh.agent.reconcile import Reconciler
+from pmoves_mesh.core import projection
 from pmoves_mesh.core.envelope import SealedEvent
 from pmoves_mesh.errors import LogUnavailable
 from pmoves_mesh.log.memory import MemoryLog
@@ -99,48 +102,39 @@ def test_an_outbox_that_takes_a_lost_event_for_sent_is_found_out(monkeypatch: py
             return 1
 
     monkeypatch.setattr(MemoryLog, "publish", careless)
-    assert is_found_out()
+    assert is_found_out(monkeypatch, "cut", "cut_everybody", "restart_server", "stop")
 
 
-def test_a_materialiser_that_forgets_what_a_manifest_leaves_out_is_found_out(monkeypatch: pytest.MonkeyPatch):
-    async def forgetful(_self: Materialiser, _announced: object) -> None:
-        return
+def test_a_materialiser_that_forgets_what_a_manifest_leaves_out_is_found_out_where_nothing_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(Materialiser, "_follow_manifest", nothing)
+    monkeypatch.setattr(Reconciler, "reconcile", nothing)
+    assert is_found_out(monkeypatch, "lose_disk")
 
-    monkeypatch.setattr(Materialiser, "_follow_manifest", forgetful)
-    assert is_found_out()
+
+def test_a_node_that_does_not_take_its_loss_back_is_found_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Announcer, "_reconcile", nothing)
+    assert is_found_out(monkeypatch, "declare_lost")
 
 
-def is_found_out() -> bool:
+def test_a_run_that_does_not_outrank_the_one_before_is_found_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Author, "begin", nothing)
+    assert is_found_out(monkeypatch, "crash")
+
+
+def test_a_replica_that_does_not_drop_what_a_manifest_leaves_out_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(projection, "_follow_manifest", lambda *_: [])
+    assert is_found_out(monkeypatch, "lose_disk", "age")
+
+
+async def nothing(*_: object, **__: object) -> None:
+    return
+
+
+def is_found_out(monkeypatch: pytest.MonkeyPatch, *faults: str) -> bool:
+    """Returns whether any of some seeds tells, each with these kinds of faults besides its own."""
+    monkeypatch.setattr(nemesis, "ASKED_FOR", faults)
     return any(Scenario(seed).play().violations for seed in range(_FOUND_WITHIN))
-
-
-def test_hours_of_virtual_time_pass_in_order():
-    async def tell() -> list[tuple[float, float]]:
-        clock = SimClock()
-        told: list[tuple[float, float]] = []
-
-        async def wait(hours: float) -> None:
-            await clock.sleep(hours * 3600)
-            told.append((hours, clock.monotonic_s()))
-
-        await asyncio.gather(*(wait(hours) for hours in (3, 1, 2)))
-        return told
-
-    assert run(tell()) == [(1, 3600), (2, 7200), (3, 10800)]
-
-
-def test_a_wait_that_nothing_can_end_is_an_error_and_no_hang():
-    async def wait() -> None:
-        await asyncio.Event().wait()
-
-    with pytest.raises(RuntimeError, match="no timer"):
-        run(wait())
-
-
-def test_work_without_end_at_one_moment_is_an_error_and_no_hang():
-    async def spin() -> None:
-        while True:
-            await asyncio.sleep(0)
-
-    with pytest.raises(RuntimeError, match="no time passes"):
-        run(spin())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import MESH, Story, evicted, instance, registered, revoked, rotated
+from builders import MESH, NOW_MS, Story, evicted, instance, registered, revoked, rotated
 
 from pmoves_mesh.core import continuity, envelope, records
 from pmoves_mesh.core.continuity import before_hole, begin_after, check_known
@@ -96,9 +96,8 @@ def test_an_eviction_of_before_this_stream_holds_until_it_is_lifted_in_it(story:
 def test_of_two_evictions_of_before_this_stream_the_later_word_counts():
     for first, second, shown in ((1, 2, True), (2, 1, False)):
         other = Story()
-        every, one = evicted(), evicted(instance_id="1", lifted=True)
-        other.tell(msgspec.structs.replace(every, incarnation=first), position=0)
-        other.tell(msgspec.structs.replace(one, incarnation=second), position=0)
+        other.tell(evicted(), position=0, time_ms=first)
+        other.tell(evicted(instance_id="1", lifted=True), position=0, time_ms=second)
         other.tell(registered(1), position=1)
         assert bool(other.listed()) is shown
 
@@ -106,10 +105,28 @@ def test_of_two_evictions_of_before_this_stream_the_later_word_counts():
 def test_roots_of_before_this_stream_hold_until_the_next_rotation(story: Story):
     story.tell(rotated("first"), position=0)
     assert story.registry.roots.certificates == ("first",)
-    story.tell(rotated("second"), position=3)
+    story.tell(rotated("second"), position=3, time_ms=NOW_MS + 1)
     assert story.registry.roots.certificates == ("second",)
     story.tell(rotated("first"), position=0)
     assert story.registry.roots.certificates == ("second",)
+
+
+def test_what_an_older_backup_brings_back_does_not_outrank_what_was_decreed_after_it(story: Story):
+    story.tell(rotated("second"), position=0, time_ms=NOW_MS)
+    assert story.tell(rotated("first"), position=3, time_ms=NOW_MS - 1).outcome == "repeated"
+    assert story.registry.roots.certificates == ("second",)
+    story.tell(registered(1), position=4)
+    story.tell(evicted(lifted=True), position=0, time_ms=NOW_MS)
+    assert story.tell(evicted(), position=5, time_ms=NOW_MS - 1).outcome == "repeated"
+    assert story.listed()
+
+
+@pytest.mark.parametrize("event", [evicted(), rotated("x")])
+def test_a_record_of_a_decree_of_before_this_stream_outranks_older_ones_in_it(story: Story, event: Event):
+    restored = msgspec.structs.replace(record_of(story, event, 7), time_ms=NOW_MS - 1)
+    carried = records.of_before(msgspec.structs.replace(record_of(story, event, 5000), time_ms=NOW_MS))
+    assert records.merged(restored, carried) == carried
+    assert records.merged(carried, restored) is None
 
 
 @pytest.mark.parametrize("event", [registered(1), evicted(), rotated("x")])

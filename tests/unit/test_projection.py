@@ -39,7 +39,7 @@ from pmoves_mesh.core.event import (
 )
 from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.projection import REMOVAL_KEPT_MS, apply
-from pmoves_mesh.core.registry import Registry, Roots
+from pmoves_mesh.core.registry import Registry, Roots, Turn
 
 RAG = InstanceKey("rag", "alpha", "1")
 TTS = InstanceKey("tts", "alpha", "1")
@@ -302,7 +302,7 @@ def test_the_latest_rotation_gives_the_roots():
     story = Story()
     story.tell(rotated("new"), position=9)
     assert story.tell(rotated("old"), position=4).outcome == "repeated"
-    assert story.registry.roots == Roots(position=9, certificates=("new",))
+    assert story.registry.roots == Roots(turn=Turn(9, NOW_MS), certificates=("new",))
 
 
 def test_a_retired_root_ends_at_the_rotation_that_retires_it_unless_it_ended_earlier():

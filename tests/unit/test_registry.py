@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from builders import (
+    NOW_MS,
     Story,
     announced,
     deregistered,
@@ -18,7 +19,7 @@ from builders import (
 
 from pmoves_mesh.core.event import InstanceEvicted
 from pmoves_mesh.core.model import InstanceKey, Stamp
-from pmoves_mesh.core.registry import NodeEntry, Registry
+from pmoves_mesh.core.registry import Eviction, NodeEntry, Registry, Turn
 
 RAG = InstanceKey("rag", "alpha", "1")
 
@@ -168,4 +169,4 @@ def test_the_state_holds_what_replicas_must_agree_on():
     assert list(state["instances"]) == [RAG]
     assert state["nodes"]["alpha"][-1] == "alive"
     assert state["revoked"] == {"a" * 64: 4}
-    assert state["evictions"] == {("rag", "alpha", None): (3, True)}
+    assert state["evictions"] == {("rag", "alpha", None): Eviction(Turn(3, NOW_MS), evicts=True)}
