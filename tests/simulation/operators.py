@@ -95,8 +95,8 @@ class Operators:
         return not host.vanished and host.identity.root != self._mesh.law.roots[0]
 
     async def _renew(self, host: Host, root: int) -> None:
-        if not self._mesh.law.holds(host.identity):
-            return
+        if not self._mesh.law.holds(host.identity) or (host.is_up and host.agent is None):
+            return  # who is about to start has read which identity it has
         fresh = host.succeed(root)
         if (agent := host.agent) is not None:
             await host.call(lambda _: agent.renewed(fresh, host.clock))
