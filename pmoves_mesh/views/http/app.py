@@ -15,7 +15,8 @@ from aiohttp.typedefs import Handler
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.views.http import answers, inputs, openapi, problems
+from pmoves_mesh.views.http import answers, blocking, inputs, openapi, problems
+from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
@@ -40,6 +41,9 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app = web.Application(middlewares=[problems.answer_problems], client_max_size=BODY_BYTES_MAX)
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
+    app[BLOCKING] = Blocking(facade.replica, facade.clock)
+    app.cleanup_ctx.append(blocking.follow)
+    app.on_shutdown.append(blocking.end)
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
     app[OPENAPI] = openapi.document(ROUTES)
     app.on_response_prepare.append(answers.finish_headers)
