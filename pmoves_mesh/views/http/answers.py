@@ -17,6 +17,7 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 POSITION: Final = "X-Mesh-Position"
 STALE: Final = "X-Mesh-Stale"
+INDEX: Final = "X-Mesh-Index"
 
 _SEND_TIMEOUT_S: Final = 60.0
 _WHOLE_BYTES_MAX: Final = 64 * 1024

@@ -30,6 +30,7 @@ from pmoves_mesh.core.names import shown
 from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.views.http.pace import Pace
 
 INDEX_MAX: Final = 2**63 - 1
 PATIENCE_DEFAULT_S: Final = 300.0
@@ -37,8 +38,6 @@ PATIENCE_MAX_S: Final = 600.0
 
 _JITTER: Final = 1 / 16
 _IDLE_MAX: Final = 1024
-_GATHERED_S: Final = 0.005
-_SLICE_S: Final = 0.005
 _REST: Final = 4.0
 _UNITS_S: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+|[0-9]{1,9}")
@@ -79,13 +78,10 @@ class Blocking:
 
     def __init__(self, replica: Replica, clock: Clock) -> None:
         self._replica = replica
-        self._clock = clock
         self._index = max(1, clock.now_ms(), replica.registry.current_ms)
         self._waited: Final[dict[Hashable, _Answer]] = {}
         self._idle: Final[dict[Hashable, _Answer]] = {}
-        self._stale: Final[list[_Answer]] = []
-        self._looking: asyncio.TimerHandle | None = None
-        self._rested_s = 0.0
+        self._pace: Final = Pace(self._look, clock, rest=_REST)
         self._ended = False
 
     @property
@@ -136,8 +132,7 @@ class Blocking:
     def end(self) -> None:
         """Answers whoever waits, and lets nobody wait any more."""
         self._ended = True
-        if self._looking is not None:
-            self._looking.cancel()
+        self._pace.stop()
         for answer in self._waited.values():
             answer.moved.set()
 
@@ -176,28 +171,14 @@ class Blocking:
         self._plan()
 
     def _plan(self) -> None:
-        """Plans to look at what is waited for: soon, but once for what changes together."""
-        if self._waited and self._looking is None and not self._ended:
-            rest_s = self._rested_s - self._clock.monotonic_s()
-            self._looking = asyncio.get_running_loop().call_later(max(_GATHERED_S, rest_s), self._begin)
+        if self._waited and not self._ended:
+            self._pace.plan()
 
-    def _begin(self) -> None:
-        self._stale[:] = self._waited.values()
-        self._look()
-
-    def _look(self) -> None:
-        """Looks at one answer after another, a few milliseconds at a time, at most a fifth of all time."""
-        began_s = self._clock.monotonic_s()
-        while self._stale and self._clock.monotonic_s() - began_s < _SLICE_S:
-            self._look_at(self._stale.pop())
-        now_s = self._clock.monotonic_s()
-        self._rested_s = max(self._rested_s, began_s) + (1 + _REST) * (now_s - began_s)
-        if self._stale:
-            self._looking = asyncio.get_running_loop().call_later(0, self._look)
-            return
-        self._looking = None
-        if any(answer.version != self._replica.registry.version for answer in self._waited.values()):
-            self._plan()
+    def _look(self) -> Iterator[None]:
+        """Looks at everything that is waited for, one answer after another."""
+        for answer in tuple(self._waited.values()):
+            self._look_at(answer)
+            yield
 
 
 BLOCKING: Final = web.AppKey("blocking", Blocking)
