@@ -19,7 +19,7 @@ from pmoves_mesh.views.http import answers, blocking, inputs, openapi, problems,
 from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
-from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
+from pmoves_mesh.views.http.listener import BACKLOG, Exposure, Listener, bind, is_local
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.routes import ROUTES, Route
@@ -96,7 +96,9 @@ async def serving(
             listener.start()
         else:
             loop = asyncio.get_running_loop()
-            servers += [await loop.create_server(connections.make, sock=one) for one in sockets]
+            servers += [
+                await loop.create_server(connections.make, sock=one, backlog=BACKLOG) for one in sockets
+            ]
         yield sockets[0].getsockname()[1]
     finally:
         if listener:
