@@ -20,6 +20,7 @@ from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import BACKLOG, Exposure, Listener, bind, is_local
+from pmoves_mesh.views.http.prometheus import TARGETS, Targets
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.routes import ROUTES, Route
@@ -43,6 +44,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
+    app[TARGETS] = Targets()
     app[WATCHES] = Watches(facade.replica, facade.clock)
     facade.readers["events"] = lambda: app[WATCHES].watching
     facade.readers["polls"] = lambda: app[BLOCKING].waiting
