@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.views.http import answers, blocking, inputs, openapi, problems, watches
+from pmoves_mesh.views.http import answers, blocking, inputs, measured, openapi, problems, watches
 from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
@@ -40,7 +40,9 @@ _log: Final = structlog.get_logger(__name__)
 
 def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     """Returns the aiohttp application that serves `facade`."""
-    app = web.Application(middlewares=[problems.answer_problems], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(
+        middlewares=[measured.measure, problems.answer_problems], client_max_size=BODY_BYTES_MAX
+    )
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
