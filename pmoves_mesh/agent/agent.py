@@ -166,6 +166,7 @@ async def _assemble(
         tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         metrics=metrics.render,
         observe=latencies.http,
+        settled=lambda: voice.outbox.depth == 0,
         readers=readers,
     )
     certificate, key = identity_files(config)

@@ -48,15 +48,26 @@ class Feed:
         wanted: which instances.
     """
 
-    def __init__(self, registry: Registry, wanted: Filter) -> None:
+    def __init__(self, wanted: Filter) -> None:
         self.wanted: Final = wanted
-        self._shown: dict[InstanceKey, _Shown] = {
-            entry.key: _shown(registry, entry) for entry in query.find(registry, wanted)
-        }
+        self._shown: Final[dict[InstanceKey, _Shown]] = {}
 
     def __len__(self) -> int:
         """How many instances match."""
         return len(self._shown)
+
+    def begin(self, registry: Registry) -> Iterator[int]:
+        """Takes up what matches, service by service, and yields how many instances each has.
+
+        What changes meanwhile is told of by `update` afterwards.
+        """
+        one = self.wanted.name
+        for service in tuple(registry.services()) if one is None else (one,):
+            entries = tuple(registry.of_service(service))
+            for entry in entries:
+                if query.matches(registry, entry, self.wanted):
+                    self._shown[entry.key] = _shown(registry, entry)
+            yield len(entries)
 
     def concerns(self, key: InstanceKey) -> bool:
         """Returns whether a change of this instance can be one for this reader."""

@@ -20,8 +20,9 @@ from pmoves_mesh.core.event import NodeLost
 from pmoves_mesh.core.query import Filter
 from pmoves_mesh.views.http import broadcast, watches
 from pmoves_mesh.views.http.app import build_app, serving
+from pmoves_mesh.views.http.broadcast import Broadcast
 from pmoves_mesh.views.http.facade import Facade
-from pmoves_mesh.views.http.watches import WATCHES
+from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 BIG: dict[str, Any] = {"text": "x" * 15_000}
 
@@ -325,7 +326,8 @@ async def overwhelm(mesh: Served, quick: Reader) -> int:
     return revision
 
 
-async def test_a_slow_watcher_is_dropped_with_a_final_event(mesh: Served):
+async def test_a_slow_watcher_is_dropped_with_a_final_event(mesh: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pmoves_mesh.views.http.watch._BEHIND_S", 0.1)
     async with watching(mesh.port) as quick, watching(mesh.port, read_bufsize=2**12) as slow:
         await begun(quick)
         await begun(slow)
@@ -340,9 +342,37 @@ async def test_a_slow_watcher_is_dropped_with_a_final_event(mesh: Served):
             assert (await back.next()).data["port"] == revision
 
 
+async def test_a_watcher_that_was_behind_is_told_how_things_are_by_then_and_goes_on(mesh: Served):
+    async with watching(mesh.port) as quick, watching(mesh.port, read_bufsize=2**12) as slow:
+        await begun(quick)
+        await begun(slow)
+        for revision in range(1, 2001):
+            await mesh.tell(registered(revision, instance("rag", "beta", port=revision, metadata=BIG)))
+            assert (await quick.next()).data["port"] == revision
+        heard = [(await slow.next()).data["port"]]
+        while heard[-1] != 2000:
+            heard.append((await slow.next()).data["port"])
+        assert heard == sorted(set(heard))
+        assert len(heard) < 2000
+        await mesh.tell(registered(2001, instance("rag", "beta", port=2001)))
+        assert (await slow.next()).data["port"] == 2001
+
+
+async def test_a_node_with_thousands_of_instances_is_lost_without_losing_a_watcher(mesh: Served):
+    count = 3000
+    await mesh.tell(*(registered(n, instance("rag", "beta", str(n), port=n)) for n in range(1, count + 1)))
+    async with watching(mesh.port) as reader:
+        assert (await reader.next()).data["count"] == count
+        await lose(mesh, lost(count, "beta", NODE))
+        heard = [await reader.next() for _ in range(count)]
+    assert {one.data["node_status"] for one in heard} == {"lost"}
+    assert len({one.key for one in heard}) == count
+
+
 async def test_a_slow_watcher_that_never_reads_again_is_cut_off(
     mesh: Served, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("pmoves_mesh.views.http.watch._BEHIND_S", 0.1)
     monkeypatch.setattr("pmoves_mesh.views.http.watch._FAREWELL_S", 0)
     async with watching(mesh.port) as quick, watching(mesh.port, read_bufsize=2**12) as slow:
         await begun(quick)
@@ -385,10 +415,14 @@ async def test_filters_that_nobody_uses_are_forgotten_beyond_a_bound(
     mesh: Served, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(watches, "_IDLE_MAX", 2)
-    app = build_app(another(mesh))
-    kept = app[WATCHES].of(Filter(name="kept"))
-    with app[WATCHES].using(kept):
-        made = [app[WATCHES].of(Filter(name=name)) for name in ("a", "b", "c")]
-        assert app[WATCHES].of(Filter(name="kept")) is kept
-        assert app[WATCHES].of(Filter(name="c")) is made[2]
-        assert app[WATCHES].of(Filter(name="a")) is not made[0]
+    watched = build_app(another(mesh))[WATCHES]
+    async with watched.using(Filter(name="kept")) as kept:
+        made = {name: await used(watched, name) for name in ("a", "b", "c")}
+        assert await used(watched, "kept") is kept
+        assert await used(watched, "c") is made["c"]
+        assert await used(watched, "a") is not made["a"]
+
+
+async def used(watched: Watches, name: str) -> Broadcast:
+    async with watched.using(Filter(name=name)) as made:
+        return made

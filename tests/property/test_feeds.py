@@ -28,7 +28,8 @@ class Follower:
     """A reader that was shown what matched once, and hears of differences from then on."""
 
     def __init__(self, registry: Registry, wanted: Filter) -> None:
-        self.feed = Feed(registry, wanted)
+        self.feed = Feed(wanted)
+        assert sum(self.feed.begin(registry)) <= len(registry)
         self.held = seen_by_a_new_reader(registry, wanted)
 
     def hear(self, registry: Registry, difference: Difference) -> None:

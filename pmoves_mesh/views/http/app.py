@@ -47,7 +47,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[LIMITS] = Limits(bounds, facade.clock)
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
     app[TARGETS] = Targets()
-    app[WATCHES] = Watches(facade.replica, facade.clock)
+    app[WATCHES] = Watches(facade.replica, facade.clock, facade.settled)
     facade.readers["events"] = lambda: app[WATCHES].watching
     facade.readers["polls"] = lambda: app[BLOCKING].waiting
     app.cleanup_ctx.extend((blocking.follow, watches.follow))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Final, NamedTuple
 
 from pmoves_mesh.core.feed import Difference, Feed, Kind
@@ -19,7 +19,8 @@ from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.views.http import events, listing
 from pmoves_mesh.views.http.watcher import Watcher
 
-RECENT_MAX: Final = 4096
+RECENT_MAX: Final = 8192
+_AT_ONCE: Final = 500
 _PART_BYTES: Final = 64 * 1024
 
 _serials: Final = count()
@@ -51,22 +52,21 @@ class Broadcast:
         idle_s: since when nobody does, monotonic seconds.
     """
 
-    def __init__(self, registry: Registry, wanted: Filter, *, position: int, exact: bool) -> None:
-        """Begins with what matches now.
+    def __init__(self, wanted: Filter, *, floor: int) -> None:
+        """Makes it; it is of use once it has begun.
 
         Args:
-            registry: where it matches.
             wanted: the filter.
-            position: the registry's.
-            exact: whether everything that the registry holds is in the stream up to there.
+            floor: whoever was told up to this position, or less, may have missed something.
         """
-        self.feed: Final = Feed(registry, wanted)
+        self.feed: Final = Feed(wanted)
         self.watchers: Final[set[Watcher]] = set()
         self.users = 0
         self.idle_s = 0.0
         self._told = 0
         self._serial: Final = next(_serials)
-        self._floor = position - 1 if exact else position
+        self._floor = floor
+        self._begun = False
         self._recent: Final[deque[_Recent]] = deque()
         self._dirty: Final[dict[InstanceKey, None]] = {}
         self._replaced = False
@@ -79,9 +79,32 @@ class Broadcast:
         return self._serial, self._told
 
     @property
+    def size(self) -> int:
+        """How many instances it keeps in mind."""
+        return len(self.feed) + len(self._recent)
+
+    @property
     def told(self) -> int:
         """How many differences there were."""
         return self._told
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether `look` may find a change."""
+        return self._begun and (self._replaced or bool(self._dirty))
+
+    async def begin(self, registry: Registry) -> None:
+        """Takes up what matches now, a part at a time; what changes meanwhile is noted."""
+        async with self._making:
+            if self._begun:
+                return
+            looked = 0
+            for count in self.feed.begin(registry):
+                looked += count
+                if looked > _AT_ONCE:
+                    looked = 0
+                    await asyncio.sleep(0)
+            self._begun = True
 
     def note(self, key: InstanceKey) -> None:
         """Takes note of an instance that may have changed."""
@@ -98,11 +121,15 @@ class Broadcast:
         self._recent.clear()
 
     def look(self, registry: Registry, position: int) -> bytes:
-        """Finds out what has changed, and returns it as events for whoever watches."""
-        if not self._dirty and not self._replaced:
+        """Finds out what has changed, and returns it as events for whoever watches.
+
+        It looks at a few hundred instances at most; `is_behind` says whether there are more.
+        """
+        if not self.is_behind:
             return b""
-        keys = tuple(self._dirty)
-        self._dirty.clear()
+        keys = tuple(islice(self._dirty, _AT_ONCE))
+        for key in keys:
+            del self._dirty[key]
         if self._replaced:
             self._replaced, differences = False, list(self.feed.compare(registry))
         else:

@@ -43,8 +43,8 @@ async def services(request: web.Request) -> Answer:
     """Answers `GET /api/services`, which blocks if it is asked with an `index`."""
     replica, watches = request.app[FACADE].replica, request.app[WATCHES]
     wanted = inputs.parse_filter(request)
-    with watches.using(watches.of(wanted)):
-        index = await _blocked(request, ("services", wanted), lambda: watches.of(wanted).state)
+    async with watches.using(wanted):
+        index = await _blocked(request, ("services", wanted), lambda: watches.state_of(wanted))
     found = await listing.found(replica.registry, wanted)
     if not found.count:
         check_informed(replica)

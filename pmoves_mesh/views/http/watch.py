@@ -25,9 +25,12 @@ LAST_EVENT_ID: Final = "Last-Event-ID"
 
 _AHEAD_S: Final = 5.0
 _BEGIN_S: Final = 60.0
+_BEHIND_S: Final = 30.0
 _FAREWELL_S: Final = 10.0
 _RETRY_MS: Final = (1000, 3000)
 _DIGITS_MAX: Final = 18
+
+_HEADERS: Final = {hdrs.CONTENT_TYPE: events.EVENT_STREAM, "X-Accel-Buffering": "no"}
 
 _random: Final = secrets.SystemRandom()
 
@@ -39,20 +42,18 @@ async def watch(request: web.Request) -> web.StreamResponse:
     if watches.watching >= WATCHERS_MAX:
         raise web.HTTPServiceUnavailable(text=f"at most {WATCHERS_MAX} may watch this agent")
     resumed = await _resumed(request, replica)
-    broadcast = watches.of(wanted)
-    if not len(broadcast.feed):
-        reads.check_informed(replica)
-    response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: events.EVENT_STREAM, "X-Accel-Buffering": "no"})
-    await response.prepare(request)
-    transport = request.transport
-    if request.method == "HEAD" or transport is None:
-        return response
-    watcher = Watcher(transport, replica.position, chunked=request.version >= HttpVersion11)
-    with watches.using(broadcast), suppress(ConnectionError):  # it may go whenever it likes
-        if await _catch_up(response, watches, broadcast, watcher, resumed):
-            with watches.told(broadcast, watcher):
-                await watcher.ended
-        await _end(response, watcher)
+    async with watches.using(wanted) as broadcast:
+        if not len(broadcast.feed):
+            reads.check_informed(replica)
+        response = web.StreamResponse(headers=_HEADERS)
+        with suppress(ConnectionError):  # it may go whenever it likes
+            await response.prepare(request)
+            if request.method != "HEAD" and request.transport is not None:
+                watcher = Watcher(request.transport, chunked=request.version >= HttpVersion11)
+                with watches.told(broadcast, watcher):
+                    await _begin(response, watches, broadcast, watcher, resumed)
+                    await _follow(request, response, watches, broadcast, watcher)
+                await _end(response, watcher)
     return response
 
 
@@ -69,47 +70,56 @@ async def _resumed(request: web.Request, replica: Replica) -> int | None:
     return int(text)
 
 
-async def _catch_up(
+async def _begin(
     response: web.StreamResponse,
     watches: Watches,
     broadcast: Broadcast,
     watcher: Watcher,
     resumed: int | None,
-) -> bool:
-    """Tells a reader everything up to now; returns whether it took that in time."""
-    told = broadcast.told
+) -> None:
+    """Tells a reader what it missed, or everything that matches; one that takes too long ends."""
+    missed = watches.begin(broadcast, watcher, resumed)
+    head = events.retry(_random.randint(*_RETRY_MS))
     try:
         async with asyncio.timeout(_BEGIN_S):
-            head = events.retry(_random.randint(*_RETRY_MS))
-            missed = None if resumed is None else watches.after(broadcast, resumed)
             if missed is not None:
-                told = broadcast.told
                 await response.write(head + missed)
-            else:
-                head += b"event: snapshot\nid: %d\ndata: " % watcher.position
-                *parts, last = await watches.snapshot(broadcast)
-                for part in (*parts, last + b"\n\n"):
-                    await response.write(head + part)
-                    head = b""
-            while told != broadcast.told:
-                watcher.position, news = watches.since(broadcast, told)
-                if news is None:
-                    break
-                told = broadcast.told
-                await response.write(news)
-            else:
-                return True
+                return
+            head += b"event: snapshot\nid: %d\ndata: " % watcher.position
+            *parts, last = await watches.snapshot(broadcast)
+            for part in (*parts, last + b"\n\n"):
+                await response.write(head + part)
+                head = b""
     except TimeoutError:
-        pass
-    watcher.end("slow")
-    return False
+        watcher.end("slow")
+
+
+async def _follow(
+    request: web.Request,
+    response: web.StreamResponse,
+    watches: Watches,
+    broadcast: Broadcast,
+    watcher: Watcher,
+) -> None:
+    """Lets a reader be told of changes, and catches up with it when it is behind, until either ends."""
+    while watcher.reason is None:
+        try:
+            async with asyncio.timeout(_BEHIND_S):
+                await request.writer.drain()
+                while watcher.told != broadcast.told and watcher.reason is None:
+                    await response.write(watches.catch_up(broadcast, watcher))
+        except TimeoutError:
+            watcher.end("slow")
+        if watcher.reason is None:
+            watcher.live = True
+            await watcher.stopped()
 
 
 async def _end(response: web.StreamResponse, watcher: Watcher) -> None:
     """Says goodbye to a reader once it has taken everything else; if that takes too long, it is cut off."""
     try:
         async with asyncio.timeout(_FAREWELL_S):
-            await response.write(events.end(watcher.ended.result(), watcher.position))
+            await response.write(events.end(watcher.reason or "stopping", watcher.position))
             await response.write_eof()
     except TimeoutError:
         watcher.abort()

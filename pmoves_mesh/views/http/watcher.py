@@ -1,4 +1,4 @@
-"""One reader of `GET /api/watch`: it is written to directly, and given up if it does not keep up."""
+"""One reader of `GET /api/watch`: written to directly while it keeps up, and else caught up with later."""
 
 from __future__ import annotations
 
@@ -8,46 +8,63 @@ from typing import Final
 from pmoves_mesh.views.http.events import EndReason
 
 BEHIND_BYTES_MAX: Final = 256 * 1024
-"""How much may wait for a reader before it is too slow; a single frame may be larger than that."""
+"""How much may wait for a reader before it is behind; a single frame may be larger than that."""
 
 
 class Watcher:
-    """A connection that was shown what matches, and is told of changes.
+    """A connection that is told of changes.
+
+    Nothing is written to a reader that is behind. Once it has taken what waits for it, it is told of
+    what it missed, as that is by then; so no more waits for it than it was when it fell behind.
 
     Attributes:
         position: up to where it was told.
-        ended: why it is told no more, once that is so.
+        told: how many differences of its broadcast it was told.
+        live: whether it is written to when something changes.
+        reason: why it is told no more, once that is so.
     """
 
-    __slots__ = ("_chunked", "_transport", "ended", "position")
+    __slots__ = ("_chunked", "_stopped", "_transport", "live", "position", "reason", "told")
 
-    def __init__(self, transport: asyncio.Transport, position: int, *, chunked: bool) -> None:
-        self.position = position
-        self.ended: Final[asyncio.Future[EndReason]] = asyncio.get_running_loop().create_future()
+    def __init__(self, transport: asyncio.Transport, *, chunked: bool) -> None:
+        self.position = 0
+        self.told = 0
+        self.live = False
+        self.reason: EndReason | None = None
         self._transport = transport
         self._chunked = chunked
+        self._stopped = asyncio.Event()
 
-    def send(self, frame: bytes, chunk: bytes, position: int) -> None:
-        """Writes what all are told, unless this reader has not taken what it was told before.
+    def send(self, frame: bytes, chunk: bytes) -> bool:
+        """Writes what all are told, and returns whether it did: not to one that is behind.
 
         Args:
             frame: the bytes.
             chunk: the same as a chunk of HTTP/1.1.
-            position: up to where they tell.
         """
-        if self.ended.done():
-            return
+        if not self.live:
+            return False
         if self._transport.get_write_buffer_size() > BEHIND_BYTES_MAX:
-            self.end("slow")
-            return
+            self._stop()
+            return False
         self._transport.write(chunk if self._chunked else frame)
-        self.position = max(self.position, position)
+        return True
 
     def end(self, reason: EndReason) -> None:
-        """Tells it nothing more."""
-        if not self.ended.done():
-            self.ended.set_result(reason)
+        """Lets it be told no more."""
+        if self.reason is None:
+            self.reason = reason
+            self._stop()
+
+    async def stopped(self) -> None:
+        """Waits until it is not live any more: it is behind, or it has ended."""
+        await self._stopped.wait()
+        self._stopped.clear()
 
     def abort(self) -> None:
         """Ends its connection at once."""
         self._transport.abort()
+
+    def _stop(self) -> None:
+        self.live = False
+        self._stopped.set()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, NamedTuple
 
 from aiohttp import web
@@ -27,16 +27,23 @@ from pmoves_mesh.views.http.watcher import Watcher
 COMMENT_S: Final = 15.0
 
 _IDLE_MAX: Final = 256
+_IDLE_SIZE_MAX: Final = 200_000
 _IDLE_S: Final = 600.0
 _REST: Final = 1.0
 
 
 class _Frame(NamedTuple):
-    """Bytes on their way to some watchers, and up to where they tell; 0 if they tell of no change."""
+    """Bytes on their way to some watchers.
+
+    Attributes:
+        position: up to where they tell; 0 if they tell of no change.
+        told: how many differences a watcher has been told with them.
+    """
 
     watchers: tuple[Watcher, ...]
     frame: bytes
-    position: int
+    position: int = 0
+    told: int = 0
 
 
 class Watches:
@@ -45,8 +52,16 @@ class Watches:
     One that nobody needs is kept up to date for a while, so that whoever comes back goes on with it.
     """
 
-    def __init__(self, replica: Replica, clock: Clock) -> None:
+    def __init__(self, replica: Replica, clock: Clock, settled: Callable[[], bool]) -> None:
+        """Takes what it follows.
+
+        Args:
+            replica: whose changes are told.
+            clock: the time.
+            settled: returns whether everything that this node said is in the stream.
+        """
         self._replica = replica
+        self._settled = settled
         self._clock = clock
         self._pace: Final = Pace(self._work, clock, rest=_REST)
         self._broadcasts: Final[dict[Filter, Broadcast]] = {}
@@ -84,21 +99,31 @@ class Watches:
             for watcher in broadcast.watchers:
                 watcher.end("stopping")
 
-    def of(self, wanted: Filter) -> Broadcast:
-        """Returns the broadcast of a filter, up to date."""
+    @asynccontextmanager
+    async def using(self, wanted: Filter) -> AsyncIterator[Broadcast]:
+        """Gives the broadcast of a filter, up to date, and keeps it while the context lasts."""
         broadcast = self._broadcasts.get(wanted)
         if broadcast is None:
-            replica = self._replica
-            broadcast = Broadcast(
-                replica.registry, wanted, position=replica.position, exact=replica.is_current
-            )
-            broadcast.idle_s = self._clock.monotonic_s()
-            self._broadcasts[wanted] = broadcast
+            broadcast = self._broadcasts[wanted] = Broadcast(wanted, floor=self._floor())
             self._of_service.setdefault(wanted.name, {})[wanted] = broadcast
-            self._forget()
+        broadcast.users += 1
+        try:
+            await broadcast.begin(self._replica.registry)
+            self._look(broadcast)
+            yield broadcast
+        finally:
+            broadcast.users -= 1
+            broadcast.idle_s = self._clock.monotonic_s()
+            if not broadcast.users:
+                self._forget()
+
+    def state_of(self, wanted: Filter) -> Hashable:
+        """Returns something that changes when what matches looks different, and never comes again."""
+        broadcast = self._broadcasts.get(wanted)
+        if broadcast is None:
+            return object()
         self._look(broadcast)
-        broadcast.idle_s = self._clock.monotonic_s()
-        return broadcast
+        return broadcast.state
 
     @property
     def state_of_nodes(self) -> int:
@@ -114,30 +139,31 @@ class Watches:
         self._nodes_dirty.clear()
         return self._nodes.told
 
-    def after(self, broadcast: Broadcast, resumed: int) -> bytes | None:
-        """Returns what a reader that comes back missed, see `Broadcast.after`."""
-        self._look(broadcast)
-        return broadcast.after(resumed, self._replica.registry, self._replica.position)
+    def begin(self, broadcast: Broadcast, watcher: Watcher, resumed: int | None) -> bytes | None:
+        """Returns what a reader missed since it was told up to `resumed`, see `Broadcast.after`.
 
-    def since(self, broadcast: Broadcast, told: int) -> tuple[int, bytes | None]:
-        """Returns up to where a reader is told with what has changed since, see `Broadcast.since`."""
+        What it has to be told after that, or after the snapshot that it gets instead, is counted from
+        here.
+        """
         self._look(broadcast)
-        position = self._replica.position
-        return position, broadcast.since(told, self._replica.registry, position)
+        watcher.told, watcher.position = broadcast.told, self._replica.position
+        if resumed is None:
+            return None
+        return broadcast.after(resumed, self._replica.registry, watcher.position)
+
+    def catch_up(self, broadcast: Broadcast, watcher: Watcher) -> bytes:
+        """Returns what a reader was not told yet; ends it if that is forgotten already."""
+        self._look(broadcast)
+        news = broadcast.since(watcher.told, self._replica.registry, self._replica.position)
+        if news is None:
+            watcher.end("slow")
+            return b""
+        watcher.told, watcher.position = broadcast.told, self._replica.position
+        return news
 
     async def snapshot(self, broadcast: Broadcast) -> list[bytes]:
         """Returns what matches, see `Broadcast.snapshot`."""
         return await broadcast.snapshot(self._replica.registry, self._clock.monotonic_s())
-
-    @contextmanager
-    def using(self, broadcast: Broadcast) -> Iterator[None]:
-        """Keeps a broadcast from being forgotten while the context lasts."""
-        broadcast.users += 1
-        try:
-            yield
-        finally:
-            broadcast.users -= 1
-            broadcast.idle_s = self._clock.monotonic_s()
 
     @contextmanager
     def told(self, broadcast: Broadcast, watcher: Watcher) -> Iterator[None]:
@@ -177,20 +203,39 @@ class Watches:
         """Looks at one broadcast after another, and writes to one watcher after another."""
         self._position_max = max(self._position_max, self._replica.position)
         for broadcast in tuple(self._broadcasts.values()):
-            self._look(broadcast)
-            yield
+            while broadcast.is_behind:
+                self._look_once(broadcast)
+                yield
         while self._unsent:
-            watchers, frame, position = self._unsent.popleft()
+            watchers, frame, position, told = self._unsent.popleft()
             chunk = events.chunk(frame)
             for watcher in watchers:
-                watcher.send(frame, chunk, position)
+                # One that was behind may have been told of this already, or of what came after.
+                if not position:
+                    watcher.send(frame, chunk)
+                elif told > watcher.told and watcher.send(frame, chunk):
+                    watcher.told, watcher.position = told, position
                 yield
 
     def _look(self, broadcast: Broadcast) -> None:
+        while broadcast.is_behind:
+            self._look_once(broadcast)
+
+    def _look_once(self, broadcast: Broadcast) -> None:
         position = self._replica.position
         if frame := broadcast.look(self._replica.registry, position):
-            self._unsent.append(_Frame(tuple(broadcast.watchers), frame, position))
+            watchers = tuple(broadcast.watchers)
+            self._unsent.append(_Frame(watchers, frame, position, broadcast.told))
             self._pace.plan()
+
+    def _floor(self) -> int:
+        """Returns up to which position readers of a new broadcast may have missed something.
+
+        What a service of this node said may be known here before the stream has it, at a position that
+        readers were told before; a reader who comes back would not hear of it.
+        """
+        replica = self._replica
+        return replica.position - 1 if replica.is_current and self._settled() else replica.position
 
     def _plan_comment(self) -> None:
         self._commenting = asyncio.get_running_loop().call_later(COMMENT_S, self._comment)
@@ -200,22 +245,24 @@ class Watches:
         self._forget()
         every = tuple(one for broadcast in self._broadcasts.values() for one in broadcast.watchers)
         frame = events.comment(self._replica.position, self._replica.stale_s)
-        self._unsent.append(_Frame(every, frame, 0))
+        self._unsent.append(_Frame(every, frame))
         self._pace.plan()
 
     def _forget(self) -> None:
         """Forgets what nobody has needed for a while, and the rest of it beyond a bound."""
-        now_s = self._clock.monotonic_s()
-        idle = [broadcast for broadcast in self._broadcasts.values() if not broadcast.users]
-        spare = len(idle) - _IDLE_MAX
-        for index, broadcast in enumerate(sorted(idle, key=_idle_s)):
-            if index < spare or now_s - broadcast.idle_s > _IDLE_S:
-                wanted = broadcast.feed.wanted
-                del self._broadcasts[wanted]
-                group = self._of_service[wanted.name]
-                del group[wanted]
-                if not group:
-                    del self._of_service[wanted.name]
+        oldest_s = self._clock.monotonic_s() - _IDLE_S
+        idle = sorted((one for one in self._broadcasts.values() if not one.users), key=_idle_s)
+        count, size = len(idle), sum(one.size for one in idle)
+        for broadcast in idle:
+            if count <= _IDLE_MAX and size <= _IDLE_SIZE_MAX and broadcast.idle_s >= oldest_s:
+                break
+            count, size = count - 1, size - broadcast.size
+            wanted = broadcast.feed.wanted
+            del self._broadcasts[wanted]
+            group = self._of_service[wanted.name]
+            del group[wanted]
+            if not group:
+                del self._of_service[wanted.name]
 
 
 def _idle_s(broadcast: Broadcast) -> float:
