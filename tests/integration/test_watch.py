@@ -358,6 +358,20 @@ async def test_a_watcher_that_was_behind_is_told_how_things_are_by_then_and_goes
         assert (await slow.next()).data["port"] == 2001
 
 
+async def test_a_watcher_that_is_behind_more_than_is_remembered_is_dropped(
+    mesh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(broadcast, "RECENT_MAX", 2)
+    async with watching(mesh.port) as quick, watching(mesh.port, read_bufsize=2**12) as slow:
+        await begun(quick)
+        await begun(slow)
+        for revision in range(1, 1501):
+            await mesh.tell(registered(revision, instance("rag", "beta", port=revision, metadata=BIG)))
+            assert (await quick.next()).data["port"] == revision
+        heard = await slow.rest()
+        assert heard[-1].data == {"reason": "slow"}
+
+
 async def test_a_node_with_thousands_of_instances_is_lost_without_losing_a_watcher(mesh: Served):
     count = 3000
     await mesh.tell(*(registered(n, instance("rag", "beta", str(n), port=n)) for n in range(1, count + 1)))

@@ -17,7 +17,7 @@ from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http import events, inputs, reads
 from pmoves_mesh.views.http.broadcast import Broadcast
 from pmoves_mesh.views.http.facade import FACADE
-from pmoves_mesh.views.http.watcher import Watcher
+from pmoves_mesh.views.http.watcher import AT_EASE_BYTES, Watcher
 from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 WATCHERS_MAX: Final = 4096
@@ -52,7 +52,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
                 watcher = Watcher(request.transport, chunked=request.version >= HttpVersion11)
                 with watches.told(broadcast, watcher):
                     await _begin(response, watches, broadcast, watcher, resumed)
-                    await _follow(request, response, watches, broadcast, watcher)
+                    await _follow(watches, broadcast, watcher)
                 await _end(response, watcher)
     return response
 
@@ -94,32 +94,21 @@ async def _begin(
         watcher.end("slow")
 
 
-async def _follow(
-    request: web.Request,
-    response: web.StreamResponse,
-    watches: Watches,
-    broadcast: Broadcast,
-    watcher: Watcher,
-) -> None:
+async def _follow(watches: Watches, broadcast: Broadcast, watcher: Watcher) -> None:
     """Lets a reader be told of changes, and catches up with it when it is behind, until either ends."""
     while watcher.reason is None:
-        try:
-            async with asyncio.timeout(_BEHIND_S):
-                await request.writer.drain()
-                while watcher.told != broadcast.told and watcher.reason is None:
-                    await response.write(watches.catch_up(broadcast, watcher))
-        except TimeoutError:
-            watcher.end("slow")
-        if watcher.reason is None:
+        if await watcher.taken(_BEHIND_S, all_but=AT_EASE_BYTES):
+            if watcher.told != broadcast.told:
+                watcher.write(watches.catch_up(broadcast, watcher))
+                continue
             watcher.live = True
             await watcher.stopped()
 
 
 async def _end(response: web.StreamResponse, watcher: Watcher) -> None:
     """Says goodbye to a reader once it has taken everything else; if that takes too long, it is cut off."""
-    try:
-        async with asyncio.timeout(_FAREWELL_S):
-            await response.write(events.end(watcher.reason or "stopping", watcher.position))
-            await response.write_eof()
-    except TimeoutError:
+    watcher.write(events.end(watcher.reason or "stopping", watcher.position))
+    if await watcher.taken(_FAREWELL_S):
+        await response.write_eof()
+    else:
         watcher.abort()

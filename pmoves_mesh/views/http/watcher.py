@@ -6,9 +6,15 @@ import asyncio
 from typing import Final
 
 from pmoves_mesh.views.http.events import EndReason
+from pmoves_mesh.views.http.events import chunk as chunk_of
 
 BEHIND_BYTES_MAX: Final = 256 * 1024
 """How much may wait for a reader before it is behind; a single frame may be larger than that."""
+
+AT_EASE_BYTES: Final = 64 * 1024
+"""How much may still wait for it when it is told of changes again."""
+
+_POLL_S: Final = 0.02
 
 
 class Watcher:
@@ -49,6 +55,32 @@ class Watcher:
             return False
         self._transport.write(chunk if self._chunked else frame)
         return True
+
+    def write(self, frame: bytes) -> None:
+        """Writes what it alone is told, whatever waits for it."""
+        if frame:
+            self._transport.write(chunk_of(frame) if self._chunked else frame)
+
+    async def taken(self, within_s: float, *, all_but: int = 0) -> bool:
+        """Waits until it has taken what waits for it, and returns whether it did; one that does not ends.
+
+        Args:
+            within_s: how long it may take for that, in seconds.
+            all_but: how many bytes of it may be left.
+
+        Raises:
+            ConnectionError: if it is gone.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + within_s
+        # Its protocol could tell, but forgets how once somebody has stopped waiting for that.
+        while (left := self._transport.get_write_buffer_size()) > all_but and loop.time() < until_s:
+            if self._transport.is_closing():
+                raise ConnectionResetError
+            await asyncio.sleep(_POLL_S)
+        if left > all_but:
+            self.end("slow")
+        return left <= all_but
 
     def end(self, reason: EndReason) -> None:
         """Lets it be told no more."""
