@@ -22,6 +22,7 @@ from pmoves_mesh.views.http import broadcast, watches
 from pmoves_mesh.views.http.app import build_app, serving
 from pmoves_mesh.views.http.broadcast import Broadcast
 from pmoves_mesh.views.http.facade import Facade
+from pmoves_mesh.views.http.watcher import Watcher
 from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 BIG: dict[str, Any] = {"text": "x" * 15_000}
@@ -395,6 +396,40 @@ async def test_a_slow_watcher_that_never_reads_again_is_cut_off(
         await overwhelm(mesh, quick)
         with pytest.raises((aiohttp.ClientError, ConnectionError)):
             await slow.rest()
+
+
+class Wire(asyncio.Transport):
+    """A connection that takes whatever is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def test_a_watcher_that_was_caught_up_with_is_not_told_again_what_was_on_its_way(mesh: Served):
+    watched = build_app(another(mesh))[WATCHES]
+    wire = Wire()
+    watcher = Watcher(wire, chunked=False)
+
+    async def told_of_both() -> bool:
+        return b'"tts"' in wire.written
+
+    with watched.following():
+        async with watched.using(Filter()) as everything:
+            with watched.told(everything, watcher):
+                watched.begin(everything, watcher, None)
+                await mesh.tell(registered(1, instance("rag", "beta")))
+                watcher.write(watched.catch_up(everything, watcher))
+                watcher.live = True
+                await mesh.tell(registered(2, instance("tts", "beta")))
+                await eventually(told_of_both, "it is told of what came after")
+    assert wire.written.count(b"event: added") == 2
 
 
 async def test_a_change_is_encoded_once_for_all_watchers_with_one_filter(
