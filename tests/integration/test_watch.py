@@ -359,6 +359,19 @@ async def test_a_watcher_that_was_behind_is_told_how_things_are_by_then_and_goes
         assert (await slow.next()).data["port"] == 2001
 
 
+async def test_a_watcher_that_does_not_take_the_snapshot_is_cut_off_and_sees_no_broken_event(
+    mesh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pmoves_mesh.views.http.watch._BEGIN_S", 0.3)
+    every = (registered(n, instance("rag", "beta", str(n), metadata=BIG)) for n in range(1, 1501))
+    await mesh.tell(*every)
+    async with watching(mesh.port, read_bufsize=2**12) as slow:
+        await watchers(mesh, 1)
+        await watchers(mesh, 0)
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await slow.next()
+
+
 async def test_a_watcher_that_is_behind_more_than_is_remembered_is_dropped(
     mesh: Served, monkeypatch: pytest.MonkeyPatch
 ):

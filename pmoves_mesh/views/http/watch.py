@@ -77,14 +77,14 @@ async def _begin(
     watcher: Watcher,
     resumed: int | None,
 ) -> None:
-    """Tells a reader what it missed, or everything that matches; one that takes too long ends."""
+    """Tells a reader what it missed, or everything that matches; one that takes too long is cut off."""
     missed = watches.begin(broadcast, watcher, resumed)
     head = events.retry(_random.randint(*_RETRY_MS))
+    if missed is not None:
+        watcher.write(head + missed)
+        return
     try:
         async with asyncio.timeout(_BEGIN_S):
-            if missed is not None:
-                await response.write(head + missed)
-                return
             head += b"event: snapshot\nid: %d\ndata: " % watcher.position
             *parts, last = await watches.snapshot(broadcast)
             for part in (*parts, last + b"\n\n"):
@@ -92,6 +92,7 @@ async def _begin(
                 head = b""
     except TimeoutError:
         watcher.end("slow")
+        watcher.abort()  # it is amid an event, where no other has its place
 
 
 async def _follow(watches: Watches, broadcast: Broadcast, watcher: Watcher) -> None:
