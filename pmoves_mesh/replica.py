@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, aclosing
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import structlog
-from msgspec import Struct
 
 from pmoves_mesh.core import continuity, envelope, projection, records
 from pmoves_mesh.core.change import Change
@@ -25,6 +24,7 @@ from pmoves_mesh.errors import (
     SequenceGap,
 )
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
+from pmoves_mesh.subscribers import Applied, Subscribers
 from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
@@ -40,21 +40,14 @@ _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
 
 
-class Applied(Struct, frozen=True, kw_only=True):
-    """What a subscriber is told: an event that was not known before, and what it changed."""
-
-    verified: VerifiedEvent
-    change: Change
-    position: int
-
-
 class Replica:
     """This agent's copy of the registry.
 
     Attributes:
         registry: the copy itself; only this class changes it.
         stream_id: which stream its positions count in.
-        outcomes: how many events were applied, repeated, outdated.
+        pending: how many events the stream holds beyond those; None while that is not known.
+        outcomes: how many events of a subject were applied, repeated, outdated; by both.
         verifier: what the events come through; it counts those that are refused.
         gaps: how many links in nodes' chains were missing.
         repairs: how often a disagreement with the stream or the bucket was found and mended.
@@ -64,18 +57,17 @@ class Replica:
         self.registry = Registry()
         self.stream_id = ""
         self.verifier: Final = verifier
-        self.outcomes: Final[Counter[str]] = Counter()
+        self.outcomes: Final[Counter[tuple[str, str]]] = Counter()
         self.gaps = 0
         self.repairs: Final[Counter[str]] = Counter(dict.fromkeys(get_args(Repair), 0))
         self._log = log
         self._bucket = bucket
         self._clock = clock
-        self._pending: int | None = None
+        self.pending: int | None = None
         self._informed = False
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
-        self._subscribers: set[Callable[[Applied], None]] = set()
-        self._untold: list[Applied] = []
+        self._subscribers: Final = Subscribers()
         self._missing: dict[InstanceKey, None] = {}
 
     @property
@@ -86,12 +78,12 @@ class Replica:
     @property
     def is_current(self) -> bool:
         """Whether everything the stream holds was folded in, and the log can be reached."""
-        return self._pending == 0 and self._log.connected
+        return self.pending == 0 and self._log.connected
 
     @property
     def follows(self) -> bool:
         """Whether it follows the stream at this moment, and has seen that this is the one that it knows."""
-        return self._pending is not None and self._log.connected
+        return self.pending is not None and self._log.connected
 
     @property
     def is_informed(self) -> bool:
@@ -127,7 +119,7 @@ class Replica:
             while True:
                 await self._follow()
         finally:
-            self._pending = None
+            self.pending = None
 
     async def _recall_decrees(self) -> None:
         """Learns from the bucket what was decreed before this stream, which cannot tell that."""
@@ -143,14 +135,14 @@ class Replica:
         async with aclosing(self._log.tail(after)) as tail:
             async for batch in tail:
                 if batch.pending is None:
-                    self._pending = None
+                    self.pending = None
                     if known:
                         return
                 elif known or batch.messages or batch.pending == 0:
                     try:
                         await self._take(batch if known else await self._known_again(batch))
                     except LogUnavailable:
-                        self._pending = None
+                        self.pending = None
                         await self._clock.sleep(_RETRY_S)
                         return
                     known = True
@@ -201,17 +193,14 @@ class Replica:
             return False
         return True
 
-    @contextmanager
-    def subscribed(self, callback: Callable[[Applied], None]) -> Iterator[None]:
+    def subscribed(
+        self, callback: Callable[[Applied], None], replaced: Callable[[], object] = lambda: None
+    ) -> AbstractContextManager[None]:
         """Calls `callback` for each event that is applied, in order, while the context lasts.
 
-        It is called inside the loop that folds, so it must neither wait nor raise.
+        `replaced` is called when another registry took this one's place. Both neither wait nor raise.
         """
-        self._subscribers.add(callback)
-        try:
-            yield
-        finally:
-            self._subscribers.discard(callback)
+        return self._subscribers.subscribed(callback, replaced)
 
     def apply_own(self, sealed: SealedEvent) -> None:
         """Folds in an event of this node that is durable here and on its way to the stream.
@@ -263,7 +252,7 @@ class Replica:
         for key, value in (carried or {}).items():
             if (record := records.readable(value)) is not None:
                 found[key] = records.merged(found.get(key), record) or found[key]
-        self._untold = []
+        self._subscribers.forget()
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
         for index, record in enumerate(sorted(found.values(), key=lambda record: record.position)):
@@ -279,7 +268,8 @@ class Replica:
         for node in registry.nodes.values():
             node.gaps = 0
         self.registry = registry
-        self._tell()
+        self._subscribers.tell_replaced()
+        self._subscribers.tell()
         self._informed = self._informed and carried is None
         return len(found)
 
@@ -289,7 +279,7 @@ class Replica:
             await self._fold(message)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-        self._pending = batch.pending
+        self.pending = batch.pending
         if self.is_current:
             self._informed = True
             self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
@@ -364,23 +354,16 @@ class Replica:
     def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
         before = registry.roots
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
-        self.outcomes[change.outcome] += 1
+        self.outcomes[verified.event.subject, change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
         if registry.roots is not before:
             self.verifier.rotate(registry.roots)
         if change.outcome == "applied" or change.instances:
-            self._untold.append(Applied(verified=verified, change=change, position=position))
+            self._subscribers.note(Applied(verified=verified, change=change, position=position))
             if registry is self.registry:
-                self._tell()
+                self._subscribers.tell()
         return change
-
-    def _tell(self) -> None:
-        """Tells the subscribers what changed in the registry that readers see."""
-        untold, self._untold = self._untold, []
-        for applied in untold:
-            for callback in tuple(self._subscribers):
-                callback(applied)
 
     async def _fetch_missing(self) -> None:
         """Fetches from the bucket what a manifest lists and the stream did not bring."""

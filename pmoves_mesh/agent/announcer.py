@@ -26,7 +26,8 @@ from pmoves_mesh.core.query import iso
 from pmoves_mesh.core.witness import announce_interval_s
 from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
-from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.subscribers import Applied
 
 _log: Final = structlog.get_logger(__name__)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -27,6 +29,7 @@ def run(config: Config) -> None:
         MeshError: one of its subclasses, if the agent cannot start or go on.
     """
     configure_logging()
+    _open_many_files()
     try:
         uvloop.run(_until_signalled(config))
     except MeshError:
@@ -69,6 +72,13 @@ async def _until_signalled(config: Config) -> None:
 
     await serve(config, SystemClock(), stop, listening=listening)
     _log.info("agent stopped", node=config.node)
+
+
+def _open_many_files() -> None:
+    """Takes as many open files as the host grants: each watcher needs one, and most shells give only 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _only_expected(error: Exception) -> MeshError | None:

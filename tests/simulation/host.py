@@ -23,7 +23,7 @@ from pmoves_mesh.core.model import Instance, InstanceKey, Stamp
 from pmoves_mesh.errors import IdentityCloned
 from pmoves_mesh.log.endings import Ending
 from pmoves_mesh.log.memory import Faults, MemoryClient
-from pmoves_mesh.replica import Applied
+from pmoves_mesh.subscribers import Applied
 from pmoves_mesh.views.materialiser import Materialiser
 
 T = TypeVar("T")

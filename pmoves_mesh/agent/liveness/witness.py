@@ -25,7 +25,8 @@ from pmoves_mesh.core.query import iso
 from pmoves_mesh.core.registry import NodeEntry
 from pmoves_mesh.core.witness import Recent
 from pmoves_mesh.ports import Bucket, Clock, EventLog
-from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.subscribers import Applied
 
 _log: Final = structlog.get_logger(__name__)
 

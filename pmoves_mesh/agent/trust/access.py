@@ -17,9 +17,10 @@ from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.errors import MeshError
 from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock
-from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.replica import Replica
 from pmoves_mesh.server.access import Access, Member
 from pmoves_mesh.store.ledger import IssuedCertificate, Ledger
+from pmoves_mesh.subscribers import Applied
 
 _log: Final = structlog.get_logger(__name__)
 

@@ -12,7 +12,8 @@ from pmoves_mesh.config import Config
 from pmoves_mesh.core.event import RootsRotated
 from pmoves_mesh.errors import MeshError
 from pmoves_mesh.pki import keystore
-from pmoves_mesh.replica import Applied, Replica
+from pmoves_mesh.replica import Replica
+from pmoves_mesh.subscribers import Applied
 
 _log: Final = structlog.get_logger(__name__)
 
