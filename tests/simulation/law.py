@@ -37,6 +37,7 @@ class Law:
         rejoined: labels of hosts that were given the CAs of their day, and knew no earlier ones, or lost the
             disk on which they had written what they learned of those.
         decreed: the position of the latest decree in this stream.
+        vanished: nodes whose host is gone for good.
         begun_anew: the stream was made anew or restored, so what only it remembered may be forgotten.
     """
 
@@ -52,6 +53,7 @@ class Law:
         self.refusable: set[int] = set()
         self.rejoined: set[str] = set()
         self.decreed = 0
+        self.vanished: set[str] = set()
         self.begun_anew = False
         self._words = 0
         self._evictions: dict[tuple[str, str, str | None], tuple[int, bool]] = {}

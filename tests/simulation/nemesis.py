@@ -160,6 +160,7 @@ class Nemesis:
             if host.is_up:
                 host.crash()
             host.vanished = True
+            self._mesh.law.vanished.add(host.name)
 
     async def _copy(self, host: Host) -> None:
         """Has a host's disk copied to another one, whose agent runs with the same identity."""

@@ -94,21 +94,25 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
         if one.position not in law.refusable and not unsigned and not unknown and not back:
             mesh.chronicle.violate(f"{name} rejected {one}")
     owned, running, gone = Held(), set[InstanceKey](), set[InstanceKey]()
+    # That a node left may have been said in a stream that is no more.
+    away = {"left", "lost", "unknown"} if law.begun_anew else {"left"}
     for host in hosts:
         if host.was_refused:
             continue
         status = registry.nodes[host.name].status if host.name in registry.nodes else "unknown"
         if host.vanished:
             gone |= {key for key in host.stored() if status == "left"}
-            wrong = status == "alive"
+            # A witness that was revoked since may have said so: the next one that boots says it again.
+            wrong = status == "alive" and not law.begun_anew
         else:
             owned |= host.stored()
-            wrong = status != ("alive" if host.is_up else "left")
+            wrong = status != "alive" if host.is_up else status not in away
             running |= set(host.stored()) if host.is_up else set()
         if not host.is_up and not host.vanished:
             # It has left: nobody takes back what a witness removed, nor states anew what is disowned.
             stored = set(host.stored())
-            gone |= stored if law.is_disowned(host.name) else law.expired & stored
+            unsaid = law.begun_anew or law.is_disowned(host.name)
+            gone |= stored if unsaid else law.expired & stored
         if wrong:
             mesh.chronicle.violate(f"{name} takes {host.name} for {status}")
     unsure = {key for key in owned if law.is_unsure(key)}
@@ -157,17 +161,17 @@ def _state(mesh: Mesh, replica: Replica) -> dict[str, Any]:
     """Returns what replicas must agree on.
 
     Once the stream is another one, an event may stand in it or before it, and nobody is left who
-    could say again what those said who do not sign, or who are lost.
+    could say again what those said who do not sign, or who left, or are lost.
     """
     state, law = replica.registry.state(), mesh.law
     if not law.begun_anew:
         return state
     nodes, instances = state["nodes"], state["instances"]
     signing = {name for name, node in replica.registry.nodes.items() if node.latest.incarnation > 0}
-    lost = {name for name, node in replica.registry.nodes.items() if node.status == "lost"}
-    listed = {key for key in state["listed"] if key.node in signing and not law.is_unsure(key)}
+    there = {name for name in signing - law.vanished if replica.registry.nodes[name].status == "alive"}
+    listed = {key for key in state["listed"] if key.node in there and not law.is_unsure(key)}
     return {
-        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in signing - lost},
+        "nodes": {name: (held[0], *held[2:]) for name, held in nodes.items() if name in there},
         "instances": {key: (*held[:2], held[4]) for key, held in instances.items() if key in listed},
         "listed": listed,
         "revoked": {one for one in state["revoked"] if not law.is_void(one)},
