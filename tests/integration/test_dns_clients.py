@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 import shutil
 import subprocess
 import threading
@@ -12,13 +14,17 @@ from pathlib import Path
 
 import pytest
 import requests
-from agents import AgentProcess, Mesh, eventually, mesh_in
+from agents import ROOT, AgentProcess, Mesh, eventually, mesh_in
 from nats_server import free_port
+
+from pmoves_mesh.settings import SETTINGS
 
 pytestmark = pytest.mark.timeout(120)
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 DIG = shutil.which("dig")
+
+CAPABILITIES = ["stt", "gpu:rtx5090"]
 
 needs_dig = pytest.mark.skipif(DIG is None, reason="dig is not installed")
 needs_haproxy = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
@@ -49,6 +55,12 @@ def dig(port: int, *words: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def blocks(language: str) -> list[str]:
+    """Returns what the page on DNS shows in a language."""
+    page = (ROOT / "docs" / "dns.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def status_of(shown: str) -> str:
@@ -169,37 +181,26 @@ def replying() -> Iterator[int]:
         server.server_close()
 
 
-CONFIG = """
+FRONTEND = """
 defaults
     mode http
     timeout connect 1s
     timeout client 5s
     timeout server 5s
     retries 0
-resolvers mesh
-    nameserver agent 127.0.0.1:{dns_port}
-    accepted_payload_size 4096
-    timeout resolve 200ms
-    timeout retry 200ms
-    hold valid 200ms
-    hold nx 200ms
-    hold other 200ms
-    hold obsolete 200ms
 frontend web
     bind 127.0.0.1:{port}
     default_backend whisper
-backend whisper
-    balance roundrobin
-    server-template whisper 4 _whisper._tcp.service.pmoves-mesh resolvers mesh init-addr none
 """
 
 
 @contextmanager
 def haproxy(directory: Path, dns_port: int) -> Iterator[str]:
-    """Runs HAProxy on what DNS says; yields the URL of its frontend."""
+    """Runs HAProxy with what the page on DNS says; yields the URL of its frontend."""
     port = free_port()
+    (followed,) = blocks("haproxy")
     config = directory / "haproxy.cfg"
-    config.write_text(CONFIG.format(dns_port=dns_port, port=port))
+    config.write_text(FRONTEND.format(port=port) + followed.replace(":8600", f":{dns_port}"))
     with (directory / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([str(HAPROXY), "-db", "-f", config], stdout=log, stderr=log)
     try:
@@ -245,3 +246,113 @@ def test_haproxy_follows_instances_as_they_come_turn_sick_and_go(
 
         agent.request("PUT", "/api/services/whisper/maintenance", json={"on": True})
         eventually(lambda: reached(url) == {"503"}, "nobody is left")
+
+
+@needs_dig
+def test_the_commands_of_the_page_show_what_it_says(agent: AgentProcess, dns_port: int):
+    (commands,) = blocks("sh")
+    typed = commands.replace("http://localhost:8100", agent.url).replace("8600", str(dns_port))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", typed], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    registered, *shown = done.stdout.replace("}10.", "}\n10.").splitlines()
+    assert registered.startswith('{"status":"registered"')
+    target = "0a000007.jetson.node.pmoves-mesh."
+    assert shown == [
+        "10.0.0.7",
+        f"1 256 9000 {target}",
+        f'"id={agent.get("/api/services/whisper").body["id"]}" "node=jetson" "mode=docked" "model=large"',
+        f"1 256 9000 {target}",
+    ]
+
+
+@needs_dig
+def test_every_name_in_the_table_of_the_page_is_one(agent: AgentProcess, dns_port: int):
+    page = (ROOT / "docs" / "dns.md").read_text()
+    rows = re.findall(r"^\| (`.+`) \| (.+) \|$", page, re.MULTILINE)
+    assert len(rows) == 8
+    agent.register("whisper", host="10.0.0.7", port=9000, ports={"metrics": 9100}, capabilities=CAPABILITIES)
+    for names, meaning in rows:
+        kinds = re.findall(r"\b(?:A|AAAA|SRV|TXT|PTR)\b", meaning) or ["A"]
+        for name in re.findall(r"`([^`]+)`", names):
+            whole = name if name.endswith("arpa") else f"{name}.pmoves-mesh"
+            shown = [dig(dns_port, whole, kind) for kind in kinds]
+            expected = "REFUSED" if name.endswith("arpa") else "NOERROR"
+            assert {status_of(one) for one in shown} == {expected}, name
+            if name.endswith("arpa"):
+                continue
+            assert any("ANSWER: 0" not in one for one in shown), name
+
+
+def test_the_snippet_for_systemd_resolved_sends_the_mesh_to_the_agent():
+    (text,) = blocks("ini")
+    parsed = configparser.ConfigParser()
+    parsed.read_string(text)
+    assert parsed.sections() == ["Resolve"]
+    address, _, port = parsed["Resolve"]["DNS"].partition(":")
+    assert (address, port, parsed["Resolve"]["Domains"]) == ("127.0.0.1", "8600", "~pmoves-mesh")
+
+
+@contextmanager
+def running(*command: str | Path) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def asks_the_agent(agent: AgentProcess, port: int) -> None:
+    """Checks that a resolver on a port gives the agent's answers."""
+    agent.register("whisper", host="10.0.0.7", port=9000)
+    name = "whisper.service.pmoves-mesh"
+
+    def answered() -> bool:
+        command = [str(DIG), "@127.0.0.1", "-p", str(port), "+short", "+time=1", "+tries=1", name]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "10.0.0.7\n"
+
+    eventually(answered, "the resolver asks the agent")
+    assert "SRV" in dig(port, name, "SRV")
+
+
+@needs_dig
+@pytest.mark.parametrize("number", [0, 1])
+def test_dnsmasq_with_the_snippets_of_the_page_asks_the_agent(
+    agent: AgentProcess, dns_port: int, tmp_path: Path, number: int
+):
+    program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin")
+    if program is None:
+        pytest.skip("dnsmasq is not installed")
+    text = blocks("dnsmasq")[number].replace("8600", str(dns_port)).replace("100.101.102.103", "127.0.0.1")
+    config = tmp_path / "dnsmasq.conf"
+    config.write_text(text)
+    port = free_port()
+    with running(program, "--keep-in-foreground", f"--port={port}", "-C", config):
+        asks_the_agent(agent, port)
+
+
+@needs_dig
+def test_coredns_with_the_snippet_of_the_page_asks_the_agent(
+    agent: AgentProcess, dns_port: int, tmp_path: Path
+):
+    program = shutil.which("coredns")
+    if program is None:
+        pytest.skip("coredns is not installed")
+    port = free_port()
+    config = tmp_path / "Corefile"
+    (text,) = blocks("corefile")
+    config.write_text(text.replace("8600", str(dns_port)).replace(":53 ", f":{port} "))
+    with running(program, "-conf", config):
+        asks_the_agent(agent, port)
+
+
+def test_each_snippet_for_a_resolver_sends_the_mesh_to_the_port_that_is_the_default():
+    default = {setting.name: setting.default for setting in SETTINGS}["PMOVES_DNS_PORT"]
+    snippets = [text for language in ("haproxy", "ini", "dnsmasq", "corefile") for text in blocks(language)]
+    assert len(snippets) == 5
+    for text in snippets:
+        assert re.search(rf"127\.0\.0\.1[:#]{default}\b", text)
+        assert "pmoves-mesh" in text
+        assert text.count("{") == text.count("}")
