@@ -12,6 +12,7 @@ from pmoves_mesh.core.names import (
     AskedCapabilities,
     AskedCapability,
     AskedCapabilityList,
+    AskedFlag,
     AskedId,
     AskedLabelIfAny,
     AskedModeIfAny,
@@ -88,7 +89,7 @@ MIN_POSITION: Final = Parameter(
 )
 _WAIT: Final = Parameter(
     name="wait",
-    type=Literal["none"],
+    type=Annotated[str, Meta(extra_json_schema={"pattern": r"^\s*(?:[Nn][Oo][Nn][Ee])?\s*$"})],
     meaning="`none` answers as soon as the change is durable in this node's outbox.",
 )
 _SERVICE: Final = Parameter(name="name", where="path", type=AskedPathLabel, meaning="The service's name.")
@@ -104,7 +105,7 @@ _FILTER: Final = (
     ),
     Parameter(
         name="healthy_only",
-        type=bool,
+        type=AskedFlag,
         meaning="Only instances that are healthy and can be discovered; also 1, yes, 0, no.",
     ),
     _NODE,
