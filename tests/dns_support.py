@@ -42,14 +42,14 @@ class Answering:
         verifier = Verifier(self.story.authority.trust, MemoryBucket(client, "identities"), self.clock)
         self.replica = Replica(verifier, MemoryLog(client), MemoryBucket(client, "registry"), self.clock)
         self.replica.restore(self.story.registry, "memory" if informed else "")
-        self.observed: list[tuple[float, str]] = []
+        self.observed: list[tuple[str, float]] = []
         self.responder = Responder(
             self.replica,
             self.clock,
             node="alpha",
             ttls=TTLS,
             rng=random.Random(1),
-            observe=lambda seconds, outcome: self.observed.append((seconds, outcome)),
+            observe=lambda outcome, seconds: self.observed.append((outcome, seconds)),
         )
         self._revision = 0
         if events:

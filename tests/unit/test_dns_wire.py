@@ -147,7 +147,7 @@ def test_the_class_any_is_that_of_the_internet():
 def test_what_is_no_question_gets_no_answer_and_is_counted(data: bytes):
     mesh = Answering()
     assert mesh.responder.datagram(data, 4096) is None
-    assert [outcome for _, outcome in mesh.observed] == ["dropped"]
+    assert [outcome for outcome, _ in mesh.observed] == ["dropped"]
 
 
 def test_every_answer_is_observed_with_its_time_and_its_code():
@@ -156,14 +156,14 @@ def test_every_answer_is_observed_with_its_time_and_its_code():
     for name in ("rag.service", "rag.service", "none.service", "example.com."):
         mesh.ask(name)
     mesh.ask("rag.service", use_edns=1)
-    assert [outcome for _, outcome in mesh.observed] == [
+    assert [outcome for outcome, _ in mesh.observed] == [
         "NOERROR",
         "NOERROR",
         "NXDOMAIN",
         "REFUSED",
         "BADVERS",
     ]
-    assert all(0 < seconds < 1 for seconds, _ in mesh.observed)
+    assert all(0 < seconds < 1 for _, seconds in mesh.observed)
 
 
 def test_an_answer_that_is_kept_carries_the_id_of_its_own_question():

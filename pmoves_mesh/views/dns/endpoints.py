@@ -1,4 +1,4 @@
-"""Where instances are: the name that an SRV record points to, and the address of that name."""
+"""Which instances a name means, and where they are: the name that SRV points to, and its address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
-from pmoves_mesh.views.dns.names import Address, address_name, address_of, host_name, node_name
+from pmoves_mesh.views.dns.names import Address, address_name, address_of, host_name, label_of, node_name
 
 
 class Place(Struct, frozen=True):
@@ -28,6 +28,34 @@ class Endpoint(Struct, frozen=True):
     entry: InstanceEntry
     place: Place
     port: int
+
+
+def listed(registry: Registry, service: str) -> list[InstanceEntry]:
+    """Returns the instances of a service that readers of the registry see."""
+    return [entry for entry in registry.of_service(service) if registry.is_listed(entry)]
+
+
+def tagged(entries: list[InstanceEntry], tag: str) -> list[InstanceEntry]:
+    """Returns those of some instances that have a capability, by its label; all of them without a tag."""
+    label = label_of(tag)
+    return [entry for entry in entries if not tag or label in map(label_of, entry.record.capabilities)]
+
+
+def capable(registry: Registry, asked: str) -> list[InstanceEntry]:
+    """Returns the instances of any service that have a capability, by its label."""
+    label = label_of(asked)
+    found = {
+        entry.key: entry
+        for capability in registry.capabilities()
+        if label_of(capability) == label
+        for entry in registry.with_capabilities((capability,))
+    }
+    return [entry for entry in found.values() if registry.is_listed(entry)]
+
+
+def is_usable(registry: Registry, entry: InstanceEntry) -> bool:
+    """Returns whether a client should be sent to an instance."""
+    return entry.record.health_status != "unhealthy" and registry.is_discoverable(entry)
 
 
 def endpoints(

@@ -27,8 +27,8 @@ STREAM_BYTES_MAX: Final = 65_535
 DROPPED: Final = "dropped"
 """The outcome of what gets no answer."""
 
-Observe = Callable[[float, str], None]
-"""Told of each message: seconds that it took, and the name of its RCODE, or `dropped`."""
+Observe = Callable[[str, float], None]
+"""Told of each message: the name of its RCODE, or `dropped`, and the seconds that it took."""
 
 _ORDERS_MAX: Final = 32
 _USES_MAX: Final = 1024
@@ -155,11 +155,11 @@ class Responder:
             else:
                 answer, outcome = self._prepare(key, data, prepared)
         except wire.Malformed:
-            self._observe(self._clock.monotonic_s() - began_s, DROPPED)
+            self._observe(DROPPED, self._clock.monotonic_s() - began_s)
             return None
         except wire.Declined as declined:
             answer, outcome = declined.answer, dns.rcode.to_text(declined.rcode)
-        self._observe(self._clock.monotonic_s() - began_s, outcome)
+        self._observe(outcome, self._clock.monotonic_s() - began_s)
         return answer
 
     def _forget_what_changed(self) -> None:

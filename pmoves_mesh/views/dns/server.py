@@ -51,7 +51,7 @@ class DnsServer:
             config: where it listens, which is where HTTP does, and for how long answers may be remembered.
             replica: the registry.
             clock: the time.
-            observe: told of each message: the seconds that it took, and the name of its RCODE, or `dropped`.
+            observe: told of each message: the name of its RCODE, or `dropped`, and the seconds that it took.
         """
         self._host = config.http_host
         self._port = config.dns_port

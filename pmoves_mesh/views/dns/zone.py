@@ -18,7 +18,16 @@ from msgspec import Struct
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.dns import names, records
-from pmoves_mesh.views.dns.endpoints import Endpoint, Place, endpoints, node_address
+from pmoves_mesh.views.dns.endpoints import (
+    Endpoint,
+    Place,
+    capable,
+    endpoints,
+    is_usable,
+    listed,
+    node_address,
+    tagged,
+)
 from pmoves_mesh.views.dns.names import Address
 from pmoves_mesh.views.dns.records import Data
 
@@ -127,14 +136,14 @@ class Zone:
             case names.Apex():
                 site = self._apex
             case names.Branch(service):
-                site = _nothing if not service or _listed(registry, service) else None
+                site = _nothing if not service or listed(registry, service) else None
             case names.OfService(service, tag):
-                site = self._at(_tagged(_listed(registry, service), tag))
+                site = self._at(tagged(listed(registry, service), tag))
             case names.OfPort(service, port):
-                named = [one for one in _listed(registry, service) if not port or port in one.record.ports]
+                named = [one for one in listed(registry, service) if not port or port in one.record.ports]
                 site = self._at(named, port, ports_only=True)
             case names.OfCapability(label):
-                site = self._at(list(_capable(registry, label)))
+                site = self._at(capable(registry, label))
             case names.OfNode(node, address):
                 held = registry.nodes.get(node)
                 site = None if held is None or held.status == "left" else self._node(held, address)
@@ -148,14 +157,14 @@ class Zone:
         elif kind == NS:
             yield Record(records.server_record(self._server), self._glue())
 
-    def _at(self, listed: list[InstanceEntry], port: str = "", *, ports_only: bool = False) -> _Site | None:
+    def _at(self, entries: list[InstanceEntry], port: str = "", *, ports_only: bool = False) -> _Site | None:
         """Returns what is at the name of some instances; None if there are none that anybody lists."""
-        if not listed:
+        if not entries:
             return None
         registry = self._replica.registry
 
         def site(kind: RdataType) -> Iterator[Record]:
-            usable = [one for one in listed if _is_usable(registry, one)]
+            usable = [one for one in entries if is_usable(registry, one)]
             # Who has no endpoint at all is only found where nobody has one.
             usable = [one for one in usable if one.record.port or one.record.ports] or usable
             if kind == TXT:
@@ -240,30 +249,6 @@ class Zone:
 
 def _nothing(_: RdataType) -> Iterable[Record]:
     return ()
-
-
-def _listed(registry: Registry, service: str) -> list[InstanceEntry]:
-    return [entry for entry in registry.of_service(service) if registry.is_listed(entry)]
-
-
-def _tagged(entries: list[InstanceEntry], tag: str) -> list[InstanceEntry]:
-    label = names.label_of(tag)
-    return [entry for entry in entries if not tag or label in map(names.label_of, entry.record.capabilities)]
-
-
-def _capable(registry: Registry, asked: str) -> Iterator[InstanceEntry]:
-    label = names.label_of(asked)
-    found = {
-        entry.key: entry
-        for capability in registry.capabilities()
-        if names.label_of(capability) == label
-        for entry in registry.with_capabilities((capability,))
-    }
-    return (entry for entry in found.values() if registry.is_listed(entry))
-
-
-def _is_usable(registry: Registry, entry: InstanceEntry) -> bool:
-    return entry.record.health_status != "unhealthy" and registry.is_discoverable(entry)
 
 
 def _addresses(places: list[Place], kind: RdataType) -> Iterator[Record]:
