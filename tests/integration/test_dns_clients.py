@@ -153,6 +153,22 @@ def test_an_agent_that_never_saw_the_mesh_denies_nothing(tmp_path: Path, dns_por
         assert dig(dns_port, "+short", "mine.service.pmoves-mesh") == "10.0.0.7\n"
 
 
+@needs_dig
+def test_how_long_an_answer_may_be_remembered_is_set(mesh: Mesh, dns_port: int):
+    settings = {"PMOVES_DNS_TTL": "60", "PMOVES_DNS_NEGATIVE_TTL": "7"}
+    agent = mesh.started("jetson", PMOVES_DNS_PORT=str(dns_port), **settings)
+    agent.register("whisper", host="10.0.0.7", port=9000)
+    assert "whisper.service.pmoves-mesh. 60\tIN\tA" in dig(dns_port, "whisper.service.pmoves-mesh")
+    assert "pmoves-mesh.\t\t7\tIN\tSOA" in dig(dns_port, "none.service.pmoves-mesh")
+
+
+def test_dns_is_off_where_its_port_is_0(mesh: Mesh):
+    agent = mesh.started("jetson", PMOVES_DNS_PORT="0")
+    agent.register("whisper", host="10.0.0.7", port=9000)
+    assert not agent.logged("DNS is answered")
+    assert not agent.logged("DNS is not answered")
+
+
 class Replies(BaseHTTPRequestHandler):
     """Answers every request with the server's own port."""
 
@@ -224,7 +240,7 @@ def reached(url: str) -> set[str]:
 
 @needs_haproxy
 def test_haproxy_follows_instances_as_they_come_turn_sick_and_go(
-    agent: AgentProcess, dns_port: int, tmp_path: Path
+    mesh: Mesh, agent: AgentProcess, dns_port: int, tmp_path: Path
 ):
     with replying() as one, replying() as two, haproxy(tmp_path, dns_port) as url:
         eventually(lambda: reached(url) == {"503"}, "nobody is there yet")
@@ -243,6 +259,12 @@ def test_haproxy_follows_instances_as_they_come_turn_sick_and_go(
 
         agent.delete("/api/services/whisper", id=f"on-{two}")
         eventually(lambda: reached(url) == {str(one)}, "the other one is gone")
+
+        other = mesh.started("vps", PMOVES_LEASE_TTL_S="2")
+        other.register("whisper", host="127.0.0.1", port=two)
+        eventually(lambda: reached(url) == {str(one), str(two)}, "the one on another node is there")
+        other.kill()
+        eventually(lambda: reached(url) == {str(one)}, "its node is lost, and it with that")
 
         agent.request("PUT", "/api/services/whisper/maintenance", json={"on": True})
         eventually(lambda: reached(url) == {"503"}, "nobody is left")
