@@ -99,10 +99,9 @@ AskedCapabilityList = Annotated[
 ]
 """What a parameter of a query takes, where an empty one counts as absent."""
 
-AskedFlag = (
-    bool
-    | Annotated[str, _asked(r"^\s*(?:[Tt][Rr][Uu][Ee]|1|[Yy][Ee][Ss]|[Ff][Aa][Ll][Ss][Ee]|0|[Nn][Oo])?\s*$")]
-)
+AskedFlag = Annotated[
+    str, _asked(r"^\s*(?:[Tt][Rr][Uu][Ee]|1|[Yy][Ee][Ss]|[Ff][Aa][Ll][Ss][Ee]|0|[Nn][Oo])?\s*$")
+]
 """A flag of a query; empty sets it."""
 
 AskedPort = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": 65535})]

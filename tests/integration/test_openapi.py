@@ -61,7 +61,6 @@ def test_schemathesis_finds_nothing_in_what_a_real_agent_answers(agent: AgentPro
             f"--config-file={ROOT / 'schemathesis.toml'}",
             "run",
             f"{agent.url}/openapi.json",
-            "--checks=all",
             "--phases=examples,coverage,fuzzing,stateful",
             f"--max-examples={CASES_PER_ROUTE}",
             "--generation-deterministic",
