@@ -154,6 +154,21 @@ def test_an_agent_that_never_saw_the_mesh_denies_nothing(tmp_path: Path, dns_por
 
 
 @needs_dig
+def test_answers_outlive_every_server_and_the_agent_itself(mesh: Mesh, agent: AgentProcess, dns_port: int):
+    mesh.started("vps").register("whisper", host="10.0.0.7", port=9000)
+    eventually(lambda: agent.knows("whisper"), "it is known")
+    mesh.server.kill()
+    assert dig(dns_port, "+short", "whisper.service.pmoves-mesh") == "10.0.0.7\n"
+    mesh.server.start()
+    agent.ready().terminate()
+    mesh.server.kill()
+    agent.start()
+    eventually(lambda: bool(agent.logged("DNS is answered")), "DNS is answered again")
+    assert dig(dns_port, "+short", "whisper.service.pmoves-mesh") == "10.0.0.7\n"
+    assert status_of(dig(dns_port, "none.service.pmoves-mesh")) == "NXDOMAIN"
+
+
+@needs_dig
 def test_how_long_an_answer_may_be_remembered_is_set(mesh: Mesh, dns_port: int):
     settings = {"PMOVES_DNS_TTL": "60", "PMOVES_DNS_NEGATIVE_TTL": "7"}
     agent = mesh.started("jetson", PMOVES_DNS_PORT=str(dns_port), **settings)
