@@ -124,8 +124,11 @@ async def test_what_is_no_question_ends_the_connection(sent: bytes):
         writer.close()
 
 
-async def test_no_more_connections_are_open_than_may_be_and_one_that_ends_makes_room():
-    async with answering(bounds=StreamBounds(connections_max=2)) as port:
+@pytest.mark.parametrize(
+    "bounds", [StreamBounds(connections_max=2), StreamBounds(connections_per_host_max=2)], ids=["all", "host"]
+)
+async def test_no_more_connections_are_open_than_may_be_and_one_that_ends_makes_room(bounds: StreamBounds):
+    async with answering(bounds=bounds) as port:
         kept = [await asyncio.open_connection(HOST, port) for _ in range(2)]
         for reader, writer in kept:
             writer.write(framed(QUESTION))
@@ -146,6 +149,17 @@ async def test_no_more_connections_are_open_than_may_be_and_one_that_ends_makes_
             while not await has_room():
                 await asyncio.sleep(0.01)
         kept[1][1].close()
+
+
+async def test_a_host_with_all_its_connections_open_keeps_no_other_from_one():
+    async with answering(host="0.0.0.0", bounds=StreamBounds(connections_per_host_max=1)) as port:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(framed(QUESTION))
+        await next_answer(reader)
+        address = own_address()
+        answer = await dns.asyncquery.tcp(QUESTION, address, timeout=DEADLINE_S, port=port, source=address)
+        assert len(texts(answer)) == 2
+        writer.close()
 
 
 @on_both_loops

@@ -6,11 +6,12 @@ import struct
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.opcode
 import dns.rdataclass
 import pytest
 from builders import MESH, instance
-from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, NXDOMAIN, REFUSED
+from dns.rcode import BADVERS, FORMERR, NOERROR, NOTAUTH, NOTIMP, NXDOMAIN, REFUSED
 from dns_support import Answering, hosts, question, texts
 
 from pmoves_mesh.views.dns.responder import Recent
@@ -118,6 +119,14 @@ def test_a_message_without_exactly_one_question_is_a_format_error(count: int):
     raw = Answering().responder.datagram(struct.pack("!6H", 7, 0, count, 0, 0, 0) + one * count, 4096)
     assert raw is not None
     assert dns.message.from_wire(raw).rcode() == FORMERR
+
+
+def test_a_question_that_is_signed_with_a_key_is_told_that_nobody_here_has_it():
+    query = question("rag.service")
+    query.use_tsig({dns.name.from_text("key."): b"made-up"}, "key.")
+    raw = Answering().responder.datagram(query.to_wire(), 4096)
+    assert raw is not None
+    assert dns.message.from_wire(raw).rcode() == NOTAUTH
 
 
 @pytest.mark.parametrize("kind", [dns.rdataclass.CH, dns.rdataclass.HS])

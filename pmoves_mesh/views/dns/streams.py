@@ -21,11 +21,13 @@ class StreamBounds:
     Attributes:
         idle_s: seconds within which a question must be complete, and its answer taken.
         connections_max: how many connections may be open.
+        connections_per_host_max: how many of them one host may have.
         question_bytes_max: how long a question may be.
     """
 
     idle_s: float = 10.0
     connections_max: int = 256
+    connections_per_host_max: int = 64
     question_bytes_max: int = 4096
 
 
@@ -47,11 +49,22 @@ class StreamConnection(asyncio.Protocol):
         self._received = bytearray()
         self._deadline: asyncio.TimerHandle | None = None
         self._paused = False
+        self._host = ""
+
+    @property
+    def host(self) -> str:
+        """The address of the client."""
+        return self._host
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to wait for a question, unless there are too many who do."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._live) >= self._bounds.connections_max:
+        self._host = (transport.get_extra_info("peername") or ("",))[0]
+        of_host = sum(other.host == self._host for other in self._live)
+        if (
+            len(self._live) >= self._bounds.connections_max
+            or of_host >= self._bounds.connections_per_host_max
+        ):
             self._transport.abort()
             return
         self._live.add(self)

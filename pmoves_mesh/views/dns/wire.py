@@ -13,9 +13,9 @@ import dns.exception
 import dns.message
 from dns.edns import EDECode, EDEOption, OptionType
 from dns.flags import AA, DO, QR, RD, TC
-from dns.message import Message
+from dns.message import Message, UnknownTSIGKey
 from dns.opcode import QUERY
-from dns.rcode import FORMERR, NOTIMP, SERVFAIL, Rcode
+from dns.rcode import FORMERR, NOTAUTH, NOTIMP, SERVFAIL, Rcode
 from dns.rdataclass import IN
 from dns.rdatatype import CNAME, OPT
 from msgspec import Struct
@@ -81,6 +81,8 @@ def decode(data: bytes) -> Message:
         raise Declined(_header_only(data, flags, NOTIMP), NOTIMP)
     try:
         query = dns.message.from_wire(data)
+    except UnknownTSIGKey:
+        raise Declined(_header_only(data, flags, NOTAUTH), NOTAUTH) from None  # no key is known here
     except (dns.exception.DNSException, ValueError, struct.error) as error:
         raise Malformed from error
     if questions != 1 or len(query.question) != 1:
