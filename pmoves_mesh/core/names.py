@@ -61,6 +61,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Counter = Annotated[int, Meta(ge=0, le=2**62)]
 """An incarnation, a revision or a position."""
 
+_SPACE: Final = r"[\s\x1c-\x1f]{0,4}"
+"""What is cut off from what callers send; a schema without a bound would ask for pages of it."""
+
 _ASKED_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ASKED_ID: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _ASKED_CAPABILITY: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:/+ -]{0,62}[A-Za-z0-9+])?"
@@ -73,7 +76,7 @@ def _asked(pattern: str) -> Meta:
     return Meta(extra_json_schema={"pattern": pattern})
 
 
-AskedLabel = Annotated[str, _asked(rf"^\s*{_ASKED_LABEL}\s*$")]
+AskedLabel = Annotated[str, _asked(rf"^{_SPACE}{_ASKED_LABEL}{_SPACE}$")]
 """What `parse_label` takes."""
 
 AskedPathLabel = Annotated[str, _asked(rf"^{_ASKED_LABEL}$")]
@@ -82,27 +85,33 @@ AskedPathLabel = Annotated[str, _asked(rf"^{_ASKED_LABEL}$")]
 AskedId = Annotated[str, _asked(rf"^(?:{_ASKED_ID})?$")]
 """What `parse_instance_id` takes; empty for none."""
 
-AskedHost = Annotated[str, _asked(rf"^(?:\s*{_ASKED_HOST}\s*)?$")]
+AskedHost = Annotated[str, _asked(rf"^(?:{_SPACE}{_ASKED_HOST}{_SPACE})?$")]
 """What `parse_host` takes; empty for none."""
 
-AskedMode = Annotated[str, _asked(rf"^(?:\s*{_ASKED_MODE}\s*)?$")]
+AskedMode = Annotated[str, _asked(rf"^(?:{_SPACE}{_ASKED_MODE}{_SPACE})?$")]
 """A mode in any case; empty for none."""
 
-AskedCapability = Annotated[str, _asked(rf"^\s*{_ASKED_CAPABILITY}\s*$")]
+AskedCapability = Annotated[str, _asked(rf"^{_SPACE}{_ASKED_CAPABILITY}{_SPACE}$")]
 AskedCapabilities = Annotated[list[AskedCapability], Meta(extra_json_schema={"maxItems": CAPABILITIES_MAX})]
 """What `parse_capabilities` takes."""
 
-AskedLabelIfAny = Annotated[str, _asked(rf"^\s*(?:{_ASKED_LABEL}\s*)?$")]
-AskedModeIfAny = Annotated[str, _asked(rf"^\s*(?:{_ASKED_MODE}\s*)?$")]
+AskedLabelIfAny = Annotated[str, _asked(rf"^{_SPACE}(?:{_ASKED_LABEL}{_SPACE})?$")]
+AskedModeIfAny = Annotated[str, _asked(rf"^{_SPACE}(?:{_ASKED_MODE}{_SPACE})?$")]
 AskedCapabilityList = Annotated[
-    str, _asked(rf"^\s*(?:{_ASKED_CAPABILITY})?\s*(?:,\s*(?:{_ASKED_CAPABILITY})?\s*)*$")
+    str,
+    _asked(
+        rf"^{_SPACE}(?:{_ASKED_CAPABILITY})?{_SPACE}(?:,{_SPACE}(?:{_ASKED_CAPABILITY})?{_SPACE}){{0,7}}$"
+    ),
 ]
 """What a parameter of a query takes, where an empty one counts as absent."""
 
 AskedFlag = Annotated[
-    str, _asked(r"^\s*(?:[Tt][Rr][Uu][Ee]|1|[Yy][Ee][Ss]|[Ff][Aa][Ll][Ss][Ee]|0|[Nn][Oo])?\s*$")
+    str, _asked(rf"^{_SPACE}(?:[Tt][Rr][Uu][Ee]|1|[Yy][Ee][Ss]|[Ff][Aa][Ll][Ss][Ee]|0|[Nn][Oo])?{_SPACE}$")
 ]
 """A flag of a query; empty sets it."""
+
+AskedWait = Annotated[str, _asked(rf"^{_SPACE}(?:[Nn][Oo][Nn][Ee])?{_SPACE}$")]
+"""How long a write waits: `none` for not at all, or nothing."""
 
 AskedPort = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": 65535})]
 
