@@ -17,6 +17,7 @@ from pmoves_mesh.core.names import (
     AskedLabelIfAny,
     AskedModeIfAny,
     AskedPathLabel,
+    AskedWait,
 )
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
@@ -89,7 +90,7 @@ MIN_POSITION: Final = Parameter(
 )
 _WAIT: Final = Parameter(
     name="wait",
-    type=Annotated[str, Meta(extra_json_schema={"pattern": r"^\s*(?:[Nn][Oo][Nn][Ee])?\s*$"})],
+    type=AskedWait,
     meaning="`none` answers as soon as the change is durable in this node's outbox.",
 )
 _SERVICE: Final = Parameter(name="name", where="path", type=AskedPathLabel, meaning="The service's name.")
