@@ -8,10 +8,11 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import dns.asyncquery
+import dns.exception
 import dns.flags
 import dns.message
 import pytest
@@ -213,7 +214,11 @@ async def test_a_flood_of_anything_keeps_nobody_from_an_answer():
             for size in range(500):
                 flood.sendto(rng.randbytes(size), (HOST, port))
                 flood.sendto(struct.pack("!6H", size, 0, 1, 0, 0, 0) + rng.randbytes(30), (HOST, port))
-        answer = await dns.asyncquery.udp(QUESTION, HOST, timeout=DEADLINE_S, port=port)
+        async with asyncio.timeout(DEADLINE_S):
+            answer = None
+            while answer is None:  # the kernel may have had no room for the first
+                with suppress(dns.exception.Timeout):
+                    answer = await dns.asyncquery.udp(QUESTION, HOST, timeout=0.5, port=port)
         assert len(texts(answer)) == 2
 
 
