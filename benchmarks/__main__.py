@@ -1,8 +1,9 @@
 """`make bench`: prints the figures of the core, of two agents on a real nats-server, and of liveness.
 
 `python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
-services; `liveness 600`, those of liveness alone, with its steady parts ten minutes long;
-`reliability`, what faults of servers, network and agents cost; `watch`, a thousand watchers on one agent.
+services; `dns`, how many questions an agent answers; `reliability`, what faults of servers, network and
+agents cost; `watch`, a thousand watchers on one agent. `liveness 600` prints those of liveness alone, with
+its steady parts ten minutes long.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib import import_module
 from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
-NAMED = ("checks", "liveness", "reliability", "watch")
+NAMED = ("checks", "dns", "liveness", "reliability", "watch")
 
 
 def main(*arguments: str) -> None:

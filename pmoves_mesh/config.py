@@ -70,6 +70,8 @@ class Config:
         ca_urls: where the CA renews this node's certificate, `https://host:port` each.
         http_port: 0 picks a free one.
         dns_port: 0 is off.
+        dns_ttl_s: for how long others may remember what DNS says is there.
+        dns_negative_ttl_s: for how long, what is not.
         command_checks: whether a check may run a command.
         advertise_host: None leaves it to the node to find its own address.
     """
@@ -101,6 +103,8 @@ class Config:
     lease_ttl_s: int
     reconcile_s: int
     dns_port: int
+    dns_ttl_s: int
+    dns_negative_ttl_s: int
     command_checks: bool
     announce_s: float
     advertise_host: str | None
@@ -175,6 +179,8 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         lease_ttl_s=values.integer("PMOVES_LEASE_TTL_S", 2, 300),
         reconcile_s=values.integer("PMOVES_RECONCILE_S", 1, 86400),
         dns_port=values.integer("PMOVES_DNS_PORT", 0, 65535),
+        dns_ttl_s=values.integer("PMOVES_DNS_TTL", 0, 86400),
+        dns_negative_ttl_s=values.integer("PMOVES_DNS_NEGATIVE_TTL", 0, 3600),
         command_checks=values.choice("PMOVES_COMMAND_CHECKS", "0", "1") == "1",
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),

@@ -55,7 +55,7 @@ SETTINGS: Final = (
     Setting(
         "SERVICE_REGISTRY_HOST",
         "127.0.0.1",
-        "address on which the HTTP API listens; beyond loopback it speaks TLS to other hosts",
+        "address on which the HTTP API and DNS listen; beyond loopback HTTP speaks TLS to other hosts",
     ),
     Setting("SERVICE_REGISTRY_PORT", "8100", "port of the HTTP API; 0 picks a free one"),
     Setting(
@@ -64,7 +64,11 @@ SETTINGS: Final = (
         "token with which programs of other hosts may write over HTTP; a client certificate does too",
     ),
     Setting("PMOVES_INSECURE_HTTP", "0", "`1` lets other hosts use the HTTP API without TLS"),
-    Setting("PMOVES_DNS_PORT", "8600", "port kept for DNS; checked, and used by nothing yet"),
+    Setting("PMOVES_DNS_PORT", "8600", "port on which DNS is answered, UDP and TCP; 0 is off"),
+    Setting("PMOVES_DNS_TTL", "5", "seconds for which others may remember an answer of DNS, 0 to 86400"),
+    Setting(
+        "PMOVES_DNS_NEGATIVE_TTL", "1", "seconds for which they may remember that there is none, 0 to 3600"
+    ),
     Setting(
         "PMOVES_COMMAND_CHECKS",
         "0",

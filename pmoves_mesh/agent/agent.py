@@ -40,6 +40,7 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.store import Store
 from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.views.dns.server import DnsServer
 from pmoves_mesh.views.http.app import serving
 from pmoves_mesh.views.http.facade import Facade
 from pmoves_mesh.views.http.listener import Exposure, TlsFiles
@@ -147,9 +148,9 @@ async def _assemble(
     latencies = Latencies(metrics.registry)
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
-    facts = Facts(
-        config, link, replica, voice.outbox, lambda: [*watch.warnings(), *care.warnings(), *clones.warnings()]
-    )
+    dns = DnsServer(config, replica, clock, latencies.dns)
+    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings)
+    facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -188,6 +189,7 @@ async def _assemble(
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
+        *((dns.run,) if config.dns_port else ()),
         *map(link.once_joined, (*joined, *watches)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)

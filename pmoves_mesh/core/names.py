@@ -61,6 +61,60 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Counter = Annotated[int, Meta(ge=0, le=2**62)]
 """An incarnation, a revision or a position."""
 
+_SPACE: Final = r"[\s\x1c-\x1f]{0,4}"
+"""What is cut off from what callers send; a schema without a bound would ask for pages of it."""
+
+_ASKED_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ASKED_ID: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_ASKED_CAPABILITY: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._:/+ -]{0,62}[A-Za-z0-9+])?"
+_ASKED_HOST: Final = r"[A-Za-z0-9:\[][A-Za-z0-9.:_%\[\]-]{0,252}"
+_ASKED_MODE: Final = r"(?:[Dd][Oo][Cc][Kk][Ee][Dd]|[Ss][Tt][Aa][Nn][Dd][Aa][Ll][Oo][Nn][Ee])"
+
+
+def _asked(pattern: str) -> Meta:
+    """Returns what a published schema says of a text, which is checked by a function with better words."""
+    return Meta(extra_json_schema={"pattern": pattern})
+
+
+AskedLabel = Annotated[str, _asked(rf"^{_SPACE}{_ASKED_LABEL}{_SPACE}$")]
+"""What `parse_label` takes."""
+
+AskedPathLabel = Annotated[str, _asked(rf"^{_ASKED_LABEL}$")]
+"""A label as a part of a path, in any case."""
+
+AskedId = Annotated[str, _asked(rf"^(?:{_ASKED_ID})?$")]
+"""What `parse_instance_id` takes; empty for none."""
+
+AskedHost = Annotated[str, _asked(rf"^(?:{_SPACE}{_ASKED_HOST}{_SPACE})?$")]
+"""What `parse_host` takes; empty for none."""
+
+AskedMode = Annotated[str, _asked(rf"^(?:{_SPACE}{_ASKED_MODE}{_SPACE})?$")]
+"""A mode in any case; empty for none."""
+
+AskedCapability = Annotated[str, _asked(rf"^{_SPACE}{_ASKED_CAPABILITY}{_SPACE}$")]
+AskedCapabilities = Annotated[list[AskedCapability], Meta(extra_json_schema={"maxItems": CAPABILITIES_MAX})]
+"""What `parse_capabilities` takes."""
+
+AskedLabelIfAny = Annotated[str, _asked(rf"^{_SPACE}(?:{_ASKED_LABEL}{_SPACE})?$")]
+AskedModeIfAny = Annotated[str, _asked(rf"^{_SPACE}(?:{_ASKED_MODE}{_SPACE})?$")]
+AskedCapabilityList = Annotated[
+    str,
+    _asked(
+        rf"^{_SPACE}(?:{_ASKED_CAPABILITY})?{_SPACE}(?:,{_SPACE}(?:{_ASKED_CAPABILITY})?{_SPACE}){{0,7}}$"
+    ),
+]
+"""What a parameter of a query takes, where an empty one counts as absent."""
+
+AskedFlag = Annotated[
+    str, _asked(rf"^{_SPACE}(?:[Tt][Rr][Uu][Ee]|1|[Yy][Ee][Ss]|[Ff][Aa][Ll][Ss][Ee]|0|[Nn][Oo])?{_SPACE}$")
+]
+"""A flag of a query; empty sets it."""
+
+AskedWait = Annotated[str, _asked(rf"^{_SPACE}(?:[Nn][Oo][Nn][Ee])?{_SPACE}$")]
+"""How long a write waits: `none` for not at all, or nothing."""
+
+AskedPort = Annotated[int, Meta(extra_json_schema={"minimum": 0, "maximum": 65535})]
+
 Mode = Literal["docked", "standalone"]
 HealthStatus = Literal["healthy", "unhealthy", "unknown"]
 NodeStatus = Literal["alive", "left", "lost"]

@@ -7,12 +7,13 @@ list or object included.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pmoves_mesh.core.check import (
+    URL_LENGTH_MAX,
     Check,
     GrpcCheck,
     HttpCheck,
@@ -31,6 +32,12 @@ from pmoves_mesh.core.model import (
 from pmoves_mesh.core.names import (
     LABEL_LENGTH_MAX,
     NAMED_PORTS_MAX,
+    AskedCapabilities,
+    AskedHost,
+    AskedId,
+    AskedLabel,
+    AskedMode,
+    AskedPort,
     Mode,
     parse_capabilities,
     parse_host,
@@ -41,6 +48,13 @@ from pmoves_mesh.core.names import (
 from pmoves_mesh.errors import InvalidFieldError
 
 _NOT_ID_RE: Final = re.compile(r"[^A-Za-z0-9]+")
+
+# What the published schema says of fields that functions check below, with words for people.
+_URL: Final = {"pattern": r"^(?:https?://[^\s]+)?$", "maxLength": URL_LENGTH_MAX}
+_SECONDS: Final = {"exclusiveMinimum": 0, "maximum": DEREGISTER_AFTER_MAX_S}
+_AskedPorts = Annotated[
+    dict[AskedLabel, AskedPort], Meta(extra_json_schema={"maxProperties": NAMED_PORTS_MAX})
+]
 
 
 class Registration(Struct, kw_only=True, frozen=True):
@@ -61,17 +75,17 @@ class Registration(Struct, kw_only=True, frozen=True):
             1,000,000,000, 300 by default.
     """
 
-    name: str
-    id: str | int | UnsetType | None = UNSET
-    host: str | UnsetType | None = UNSET
-    port: int | UnsetType | None = UNSET
-    ports: dict[str, int] | UnsetType | None = UNSET
-    mode: str | UnsetType | None = UNSET
-    capabilities: list[str] | UnsetType | None = UNSET
-    health_url: str | UnsetType | None = UNSET
+    name: AskedLabel
+    id: AskedId | Annotated[int, Meta(extra_json_schema={"minimum": 0})] | UnsetType | None = UNSET
+    host: AskedHost | UnsetType | None = UNSET
+    port: AskedPort | UnsetType | None = UNSET
+    ports: _AskedPorts | UnsetType | None = UNSET
+    mode: AskedMode | UnsetType | None = UNSET
+    capabilities: AskedCapabilities | UnsetType | None = UNSET
+    health_url: Annotated[str, Meta(extra_json_schema=_URL)] | UnsetType | None = UNSET
     check: Check | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
-    deregister_after: float | UnsetType | None = UNSET
+    deregister_after: Annotated[float, Meta(extra_json_schema=_SECONDS)] | UnsetType | None = UNSET
 
 
 def parse_registration(body: bytes) -> Registration:

@@ -212,6 +212,10 @@ class Registry:
         """Yields the name of every service that has an instance."""
         yield from self._by_service
 
+    def capabilities(self) -> Iterator[str]:
+        """Yields every capability that an instance has."""
+        yield from self._by_capability
+
     def put(self, entry: InstanceEntry) -> None:
         """Holds an instance, in the place of an earlier record of it."""
         key = entry.key

@@ -54,6 +54,8 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         lease_ttl_s=10,
         reconcile_s=600,
         dns_port=8600,
+        dns_ttl_s=5,
+        dns_negative_ttl_s=1,
         command_checks=False,
         announce_s=15.0,
         advertise_host=None,

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Final, Literal
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
+from pmoves_mesh.core.names import (
+    AskedCapabilities,
+    AskedCapability,
+    AskedCapabilityList,
+    AskedFlag,
+    AskedId,
+    AskedLabelIfAny,
+    AskedModeIfAny,
+    AskedPathLabel,
+    AskedWait,
+)
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
 from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, trust, watch, writes
@@ -83,27 +93,27 @@ MIN_POSITION: Final = Parameter(
 )
 _WAIT: Final = Parameter(
     name="wait",
-    type=Literal["none"],
+    type=AskedWait,
     meaning="`none` answers as soon as the change is durable in this node's outbox.",
 )
-_SERVICE: Final = Parameter(name="name", where="path", type=Label, meaning="The service's name.")
-_NODE_NAME: Final = Parameter(name="name", where="path", type=Label, meaning="The node's name.")
-_ID: Final = Parameter(name="id", type=InstanceId, meaning="Only this instance.")
-_NODE: Final = Parameter(name="node", type=Label, meaning="The node's name.")
+_SERVICE: Final = Parameter(name="name", where="path", type=AskedPathLabel, meaning="The service's name.")
+_NODE_NAME: Final = Parameter(name="name", where="path", type=AskedPathLabel, meaning="The node's name.")
+_ID: Final = Parameter(name="id", type=AskedId, meaning="Only this instance.")
+_NODE: Final = Parameter(name="node", type=AskedLabelIfAny, meaning="The node's name.")
 _FILTER: Final = (
-    Parameter(name="mode", type=Mode, meaning="Only instances of this mode."),
+    Parameter(name="mode", type=AskedModeIfAny, meaning="Only instances of this mode."),
     Parameter(
         name="capability",
-        type=list[Capability],
+        type=list[AskedCapabilityList],
         meaning="Only instances with all of these; may be repeated, or a comma list.",
     ),
     Parameter(
         name="healthy_only",
-        type=bool,
+        type=AskedFlag,
         meaning="Only instances that are healthy and can be discovered; also 1, yes, 0, no.",
     ),
     _NODE,
-    Parameter(name="name", type=Label, meaning="Only instances of this service."),
+    Parameter(name="name", type=AskedLabelIfAny, meaning="Only instances of this service."),
 )
 _BLOCKING: Final = (
     Parameter(
@@ -228,7 +238,7 @@ ROUTES: Final = (
         handle=reads.discover,
         summary="Find the instances with all of some capabilities, best first; any content type.",
         answers={200: ServiceList} | dict.fromkeys((400, 408, 413, 422), Problem),
-        body=Wanted | list[str] | str,
+        body=Wanted | AskedCapabilities | AskedCapability,
         waits=True,
     ),
     Route(

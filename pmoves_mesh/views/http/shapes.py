@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from pmoves_mesh.core.names import AskedCapabilities, AskedCapability
 from pmoves_mesh.core.query import InstanceView, NodeView
 from pmoves_mesh.views.http.facade import RegistryFacts
 
@@ -164,7 +165,7 @@ class CertificateWanted(Struct, frozen=True, kw_only=True):
 class Wanted(Struct, frozen=True, kw_only=True):
     """The body of `POST /api/discover`, unless it is the bare list."""
 
-    capabilities: list[str] | str
+    capabilities: AskedCapabilities | AskedCapability
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The DNS view: names of the mesh, answered from the replica."""
