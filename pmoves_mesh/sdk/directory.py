@@ -5,10 +5,11 @@ It is changed by one thread alone, and may be read by any: groups are replaced, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.errors import NothingKnownError
@@ -17,6 +18,21 @@ from pmoves_mesh.sdk.instance import Instance
 _Group = dict[InstanceKey, Instance]
 
 _NONE: Final[MappingProxyType[InstanceKey, Instance]] = MappingProxyType({})
+
+
+class Source(Protocol):
+    """Where a directory comes from.
+
+    Attributes:
+        problem: why the directory does not follow the mesh now; empty while it does.
+        anew: set whenever the whole mesh was taken in again; whoever waits for it clears it.
+    """
+
+    problem: str
+    anew: asyncio.Event
+
+    async def run(self) -> None:
+        """Keeps the directory in step, for ever."""
 
 
 class Directory:
