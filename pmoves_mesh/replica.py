@@ -73,7 +73,7 @@ class Replica:
         self._informed = False
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
-        self._subscribers: set[Callable[[Applied], None]] = set()
+        self._subscribers: dict[Callable[[Applied], None], Callable[[], object]] = {}
         self._missing: dict[InstanceKey, None] = {}
 
     @property
@@ -192,16 +192,19 @@ class Replica:
         return True
 
     @contextmanager
-    def subscribed(self, callback: Callable[[Applied], None]) -> Iterator[None]:
+    def subscribed(
+        self, callback: Callable[[Applied], None], replaced: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
         """Calls `callback` for each event that is applied, in order, while the context lasts.
 
-        It is called inside the loop that folds, so it must neither wait nor raise.
+        Both are called inside the loop that folds, so they must neither wait nor raise; `replaced` is
+        called when another registry took this one's place, and anything may look different.
         """
-        self._subscribers.add(callback)
+        self._subscribers[callback] = replaced
         try:
             yield
         finally:
-            self._subscribers.discard(callback)
+            del self._subscribers[callback]
 
     def apply_own(self, sealed: SealedEvent) -> None:
         """Folds in an event of this node that is durable here and on its way to the stream.
@@ -268,6 +271,8 @@ class Replica:
         for node in registry.nodes.values():
             node.gaps = 0
         self.registry = registry
+        for replaced in tuple(self._subscribers.values()):
+            replaced()
         self._informed = self._informed and carried is None
         return len(held)
 

@@ -97,10 +97,21 @@ class Filter(Struct, frozen=True, kw_only=True):
 def find(registry: Registry, wanted: Filter) -> list[InstanceEntry]:
     """Returns the listed instances that match, ordered by service, node and id."""
     entries = _candidates(registry, wanted)
-    return sorted(
-        (entry for entry in entries if registry.is_listed(entry) and _matches(registry, entry, wanted)),
-        key=_key,
-    )
+    return sorted((entry for entry in entries if matches(registry, entry, wanted)), key=_key)
+
+
+def matches(registry: Registry, entry: InstanceEntry, wanted: Filter) -> bool:
+    """Returns whether an instance is listed, and one of those that a reader asks for."""
+    record = entry.record
+    if wanted.name not in {None, record.name} or wanted.node not in {None, record.node}:
+        return False
+    if wanted.mode not in {None, record.mode} or not registry.is_listed(entry):
+        return False
+    if any(name not in record.capabilities for name in wanted.capabilities):
+        return False
+    if not wanted.healthy_only:
+        return True
+    return record.health_status == "healthy" and registry.is_discoverable(entry)
 
 
 def discover(registry: Registry, capabilities: tuple[str, ...], *, node: str = "") -> list[InstanceEntry]:
@@ -206,17 +217,6 @@ def _candidates(registry: Registry, wanted: Filter) -> Iterable[InstanceEntry]:
         node = registry.nodes.get(wanted.node)
         return node.entries.values() if node else ()
     return registry.with_capabilities(wanted.capabilities)
-
-
-def _matches(registry: Registry, entry: InstanceEntry, wanted: Filter) -> bool:
-    record = entry.record
-    if wanted.node not in {None, record.node} or wanted.mode not in {None, record.mode}:
-        return False
-    if any(name not in record.capabilities for name in wanted.capabilities):
-        return False
-    if not wanted.healthy_only:
-        return True
-    return record.health_status == "healthy" and registry.is_discoverable(entry)
 
 
 def _key(entry: InstanceEntry) -> InstanceKey:

@@ -85,8 +85,8 @@ class Served:
     store: Store
     identities: dict[tuple[str, str], Identity]
     port: int = 0
-    facade: Facade = field(init=False)
     session: aiohttp.ClientSession = field(init=False)
+    facade: Facade = field(init=False)
 
     def publish(self, event: Event, *, kind: str = "node", by: str | None = None) -> int:
         """Puts an event of another node into the stream and returns its position."""
@@ -113,6 +113,11 @@ class Served:
 
     async def register(self, path: str = "/api/services", /, **fields: Any) -> Answer:
         return await self.ask("POST", path, data=msgspec.json.encode(fields))
+
+    @property
+    def watching(self) -> int:
+        """How many watch this node."""
+        return self.facade.readers["events"]()
 
     async def is_current(self) -> None:
         assert await self.replica.wait_current(DEADLINE_S)
@@ -288,7 +293,9 @@ async def served(
             names=frozenset({NODE}),
         )
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(replica.run()), tasks.create_task(outbox.run())]
+            running = [tasks.create_task(outbox.run())]
+            if connected:  # an agent follows the log from when it has joined the mesh
+                running.append(tasks.create_task(replica.run()))
             try:
                 if connected:
                     await here.is_current()

@@ -148,6 +148,8 @@ async def test_the_published_description_has_every_route_parameter_and_status(me
         "healthy_only",
         "node",
         "name",
+        "index",
+        "wait",
         "min_position",
     ]
     assert set(listing["responses"]) == {"200", "304", "422", "429", "503"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 POSITION: Final = "X-Mesh-Position"
 STALE: Final = "X-Mesh-Stale"
+INDEX: Final = "X-Mesh-Index"
 
 _SEND_TIMEOUT_S: Final = 60.0
 _WHOLE_BYTES_MAX: Final = 64 * 1024
@@ -32,12 +33,14 @@ class Answer(Struct, frozen=True, kw_only=True):
         status: the HTTP status.
         position: where in the stream the change stands that was made; None for a read, which shows
             at least what the replica held when it began.
+        headers: further ones.
     """
 
     parts: Sequence[bytes]
     status: int = 200
     position: int | None = None
     content_type: str = JSON
+    headers: Mapping[str, str] = {}
 
 
 async def send(request: web.Request, answer: Answer, position: int) -> web.StreamResponse:
@@ -55,6 +58,7 @@ async def send(request: web.Request, answer: Answer, position: int) -> web.Strea
         hdrs.CONTENT_TYPE: answer.content_type,
         hdrs.ETAG: f'"{tag}"',
         POSITION: str(position if answer.position is None else answer.position),
+        **answer.headers,
     }
     if answer.status == 200 and _holds(request, tag):
         del headers[hdrs.CONTENT_TYPE]

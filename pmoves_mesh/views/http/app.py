@@ -15,13 +15,15 @@ from aiohttp.typedefs import Handler
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.views.http import answers, inputs, openapi, problems
+from pmoves_mesh.views.http import answers, blocking, inputs, openapi, problems, watches
+from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.routes import ROUTES, Route
+from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 WAIT_POSITION_S: Final = 5.0
 
@@ -40,6 +42,12 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app = web.Application(middlewares=[problems.answer_problems], client_max_size=BODY_BYTES_MAX)
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
+    app[BLOCKING] = Blocking(facade.replica, facade.clock)
+    app[WATCHES] = Watches(facade.replica, facade.clock)
+    facade.readers["events"] = lambda: app[WATCHES].watching
+    facade.readers["polls"] = lambda: app[BLOCKING].waiting
+    app.cleanup_ctx.extend((blocking.follow, watches.follow))
+    app.on_shutdown.extend((blocking.end, watches.end))
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
     app[OPENAPI] = openapi.document(ROUTES)
     app.on_response_prepare.append(answers.finish_headers)
@@ -147,10 +155,15 @@ def _handler(route: Route) -> Handler:
         request.app[LIMITS].check(request.remote or "", route.cost)
         if route.guard is not None:
             route.guard(request)
+        if isinstance(request.protocol, HttpConnection):
+            request.protocol.may_break_off = request.method in {"GET", "HEAD"}
         if route.waits and (position := inputs.parse_position(request)):
             await replica.wait_position(position, WAIT_POSITION_S)
         position = replica.position
-        return await answers.send(request, await route.handle(request), position)
+        answer = await route.handle(request)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return await answers.send(request, answer, position)
 
     return handle
 

@@ -136,6 +136,7 @@ class Facade:
         enrols: whether this node keeps the CA.
         tokens_pending: returns how many join tokens could still be used; blocks for a moment.
         metrics: returns the metrics as text and its content type, for a reader's `Accept`.
+        readers: how many follow a change now, by how they do; the server puts in what counts them.
     """
 
     replica: Replica
@@ -152,6 +153,7 @@ class Facade:
     reporter: Reporter | None = None
     maintainer: Maintainer | None = None
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
+    readers: dict[str, Callable[[], int]] = field(default_factory=dict)
 
 
 FACADE: Final = web.AppKey("facade", Facade)

@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 import pmoves_mesh
-from pmoves_mesh.views.http.answers import JSON, POSITION, STALE, TEXT, encode
+from pmoves_mesh.views.http.answers import INDEX, JSON, POSITION, STALE, TEXT, encode
+from pmoves_mesh.views.http.events import EVENT_STREAM, EventStream
 from pmoves_mesh.views.http.problems import PROBLEM_JSON
 from pmoves_mesh.views.http.routes import MIN_POSITION, Parameter, Route
 from pmoves_mesh.views.http.shapes import Problem
@@ -27,9 +28,14 @@ _HEADERS: Final[dict[str, dict[str, Any]]] = {
         "description": "Seconds since this replica was last current, or `unknown`; absent when it is now.",
         "schema": {"type": "string"},
     },
+    INDEX: {
+        "description": "Of a list: stands for what it shows, and moves when that does; for `index`.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
     "ETag": {"description": "Identifies the body; for If-None-Match.", "schema": {"type": "string"}},
 }
 
+_CONTENT_TYPES: Final[dict[Any, str]] = {Problem: PROBLEM_JSON, str: TEXT, EventStream: EVENT_STREAM}
 
 # A schema's patterns are read as ECMA-262, which has neither of them. Source: JSON Schema 2020-12 (Core) 6.4.
 _PYTHON_BEGIN: Final = rb"\\A"
@@ -121,7 +127,7 @@ def _parameter(parameter: Parameter, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _response(status: int, shape: Any, schemas: _Schemas) -> dict[str, Any]:
-    content_type = {Problem: PROBLEM_JSON, str: TEXT}.get(shape, JSON)
+    content_type = _CONTENT_TYPES.get(shape, JSON)
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS},

@@ -18,9 +18,13 @@ _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnec
 
 
 class HttpConnection(web.RequestHandler):
-    """A connection whose client has to say what it wants in time."""
+    """A connection whose client has to say what it wants in time.
 
-    __slots__ = ("_deadline", "_header_s", "_live", "_mid_header", "_on_end", "_wire")
+    Attributes:
+        may_break_off: whether what is being answered may be broken off when the client is gone.
+    """
+
+    __slots__ = ("_deadline", "_header_s", "_live", "_mid_header", "_on_end", "_wire", "may_break_off")
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class HttpConnection(web.RequestHandler):
             options: what aiohttp's own handler takes.
         """
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
+        self.may_break_off = False
         self._header_s = header_s
         self._live = live
         self._on_end = on_end
@@ -72,7 +77,10 @@ class HttpConnection(web.RequestHandler):
         """Tells whoever counts connections."""
         self._end_waiting()
         self._live.discard(self)
+        answering = self._task_handler if self.may_break_off else None
         super().connection_lost(exc)
+        if answering is not None:
+            answering.cancel()
         self._wire = None
         on_end, self._on_end = self._on_end, None
         if on_end is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 import msgspec
@@ -12,11 +13,13 @@ from pmoves_mesh.core import query
 from pmoves_mesh.core.query import Filter
 from pmoves_mesh.errors import NodeNotFound, NothingKnownError, ServiceNotFound
 from pmoves_mesh.replica import Replica
-from pmoves_mesh.views.http import inputs, listing
-from pmoves_mesh.views.http.answers import Answer, encode
+from pmoves_mesh.views.http import blocking, inputs, listing
+from pmoves_mesh.views.http.answers import INDEX, Answer, encode
+from pmoves_mesh.views.http.blocking import BLOCKING, Fingerprint
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.problems import PROBLEM_JSON, problem_of
 from pmoves_mesh.views.http.shapes import Health, Index, Ready
+from pmoves_mesh.views.http.watches import WATCHES
 
 ENDPOINTS: Final = web.AppKey("endpoints", dict[str, str])
 OPENAPI: Final = web.AppKey("openapi", bytes)
@@ -37,12 +40,16 @@ async def index(request: web.Request) -> Answer:
 
 
 async def services(request: web.Request) -> Answer:
-    """Answers `GET /api/services`."""
-    replica = request.app[FACADE].replica
-    found = await listing.found(replica.registry, inputs.parse_filter(request))
+    """Answers `GET /api/services`, which blocks if it is asked with an `index`."""
+    replica, watches = request.app[FACADE].replica, request.app[WATCHES]
+    wanted = inputs.parse_filter(request)
+    with watches.using(watches.of(wanted)):
+        index = await _blocked(request, ("services", wanted), lambda: watches.of(wanted).state)
+    found = await listing.found(replica.registry, wanted)
     if not found.count:
-        _check_informed(replica)
-    return Answer(parts=listing.body({"count": found.count}, services=found))
+        check_informed(replica)
+    body = listing.body({"count": found.count}, services=found)
+    return Answer(parts=body, headers={INDEX: str(index)})
 
 
 async def service(request: web.Request) -> Answer:
@@ -52,7 +59,7 @@ async def service(request: web.Request) -> Answer:
     name = request.match_info["name"].lower()
     entries = query.resolve(registry, name, node=facade.node)
     if not entries:
-        _check_informed(facade.replica)
+        check_informed(facade.replica)
         raise ServiceNotFound(name)
     best = query.instance_view(registry, entries[0])
     return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
@@ -65,14 +72,16 @@ async def discover(request: web.Request) -> Answer:
     registry = facade.replica.registry
     found = await listing.instances(registry, query.discover(registry, wanted, node=facade.node))
     if not found.count:
-        _check_informed(facade.replica)
+        check_informed(facade.replica)
     return Answer(parts=listing.body({"count": found.count}, services=found))
 
 
 async def nodes(request: web.Request) -> Answer:
-    """Answers `GET /api/nodes`."""
+    """Answers `GET /api/nodes`, which blocks if it is asked with an `index`."""
+    watches = request.app[WATCHES]
+    index = await _blocked(request, "nodes", lambda: watches.state_of_nodes)
     found = await listing.nodes(request.app[FACADE].replica.registry)
-    return Answer(parts=listing.body({"count": found.count}, nodes=found))
+    return Answer(parts=listing.body({"count": found.count}, nodes=found), headers={INDEX: str(index)})
 
 
 async def node(request: web.Request) -> Answer:
@@ -81,7 +90,7 @@ async def node(request: web.Request) -> Answer:
     name = request.match_info["name"].lower()
     held = registry.nodes.get(name)
     if held is None:
-        _check_informed(request.app[FACADE].replica)
+        check_informed(request.app[FACADE].replica)
         raise NodeNotFound(name)
     view = query.node_view(held)
     return Answer(parts=listing.body(view, services_detail=await listing.found(registry, Filter(node=name))))
@@ -96,7 +105,14 @@ async def status(request: web.Request) -> Answer:
     return Answer(parts=listing.body(head, services=found, nodes=await listing.nodes(registry)))
 
 
-def _check_informed(replica: Replica) -> None:
+async def _blocked(request: web.Request, name: Hashable, fingerprint: Fingerprint) -> int:
+    """Waits until an answer is another than the one that the reader has, and returns its index."""
+    index = blocking.parse_index(request)
+    patience_s = blocking.parse_patience_s(request)
+    return await request.app[BLOCKING].changed(name, fingerprint, index=index, patience_s=patience_s)
+
+
+def check_informed(replica: Replica) -> None:
     """Keeps a replica that knows nothing yet from saying that there is nothing: clients would act on it.
 
     Raises:

@@ -11,8 +11,10 @@ from msgspec import Meta, Struct
 from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, metrics, reads, trust, writes
+from pmoves_mesh.views.http import enrolment, guard, metrics, reads, trust, watch, writes
 from pmoves_mesh.views.http.answers import Answer
+from pmoves_mesh.views.http.blocking import INDEX_MAX
+from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
 from pmoves_mesh.views.http.limits import Cost
 from pmoves_mesh.views.http.shapes import (
@@ -38,14 +40,14 @@ from pmoves_mesh.views.http.shapes import (
 
 
 class Parameter(Struct, frozen=True, kw_only=True):
-    """What a caller may put into the query, or must put into the path.
+    """What a caller may put into the query or a header, or must put into the path.
 
     Attributes:
         type: of the value.
     """
 
     name: str
-    where: Literal["query", "path"] = "query"
+    where: Literal["query", "path", "header"] = "query"
     type: Any
     meaning: str
 
@@ -63,7 +65,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
-    handle: Callable[[web.Request], Awaitable[Answer]]
+    handle: Callable[[web.Request], Awaitable[Answer | web.StreamResponse]]
     summary: str
     answers: Mapping[int, Any]
     parameters: tuple[Parameter, ...] = ()
@@ -102,6 +104,24 @@ _FILTER: Final = (
     _NODE,
     Parameter(name="name", type=Label, meaning="Only instances of this service."),
 )
+_BLOCKING: Final = (
+    Parameter(
+        name="index",
+        type=Annotated[int, Meta(ge=0, le=INDEX_MAX)],
+        meaning="The `X-Mesh-Index` of the answer that the reader has: wait until it is another.",
+    ),
+    Parameter(
+        name="wait",
+        type=Annotated[str, Meta(pattern=r"^([0-9]{1,9}(ms|s|m|h))+$|^[0-9]{1,9}$")],
+        meaning="How long to wait at most, such as 10s or 2m: 5m if it is left out, never above 10m.",
+    ),
+)
+_LAST_EVENT_ID: Final = Parameter(
+    name="Last-Event-ID",
+    where="header",
+    type=Annotated[int, Meta(ge=0)],
+    meaning="The position that the reader was told up to: go on from there.",
+)
 _REFUSALS: Final = dict.fromkeys((400, 403, 404, 408, 413, 422, 503), Problem)
 _WRITE_REFUSALS: Final = dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 422, 503, 507), Problem)
 
@@ -119,7 +139,16 @@ ROUTES: Final = (
         handle=reads.services,
         summary="List the instances that are registered, lost nodes' included.",
         answers={200: ServiceList, 422: Problem},
-        parameters=_FILTER,
+        parameters=(*_FILTER, *_BLOCKING),
+        waits=True,
+    ),
+    Route(
+        method="GET",
+        path="/api/watch",
+        handle=watch.watch,
+        summary="Show the instances that match, then every change of them, as server-sent events.",
+        answers={200: EventStream, 422: Problem, 503: Problem},
+        parameters=(*_FILTER, _LAST_EVENT_ID),
         waits=True,
     ),
     Route(
@@ -214,7 +243,8 @@ ROUTES: Final = (
         path="/api/nodes",
         handle=reads.nodes,
         summary="List the nodes of the mesh.",
-        answers={200: NodeList},
+        answers={200: NodeList, 422: Problem},
+        parameters=_BLOCKING,
         waits=True,
     ),
     Route(
