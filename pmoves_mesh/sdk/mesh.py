@@ -28,6 +28,7 @@ from pmoves_mesh.sdk.balancer import Balancer
 from pmoves_mesh.sdk.changes import Change, Changes
 from pmoves_mesh.sdk.directory import Directory, Source
 from pmoves_mesh.sdk.instance import Instance
+from pmoves_mesh.sdk.logs import hand_over
 from pmoves_mesh.sdk.messages import Message, Messages
 from pmoves_mesh.sdk.place import agent_place, identity_files, nats_settings
 from pmoves_mesh.sdk.registration import Details, Registered, wanted_of
@@ -128,6 +129,7 @@ class Mesh:
             PkiError: if an identity cannot be used.
             LogError: if the stream is to be followed, and cannot be reached or may not be read.
         """
+        hand_over()
         try:
             await self._begin()
         except BaseException:
