@@ -134,7 +134,9 @@ class AgentApi:
             raise self._away(error) from None
 
     def _away(self, error: Exception) -> AgentUnavailable:
-        return AgentUnavailable(f"no agent answers at {self.url} ({str(error) or type(error).__name__})")
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        return AgentUnavailable(f"no agent answers at {self.url}: {reason}")
 
 
 def refusal(status: int, body: bytes, name: str = "") -> MeshError:

@@ -17,7 +17,7 @@ from pmoves_mesh.sdk.events import Reader, fold
 _log: Final = structlog.get_logger(__name__)
 
 _RETRY_MIN_S: Final = 0.2
-_RETRY_MAX_S: Final = 5.0
+_RETRY_MAX_S: Final = 2.0
 
 
 class AgentSource:
