@@ -159,9 +159,9 @@ def refusal(status: int, body: bytes, name: str = "") -> MeshError:
             return InvalidFieldError(problem.field or "body", text.removeprefix(f"{problem.field}: "))
         case 401 | 403:
             return WriteRefusedError(text, token_helps=status == 401)
-        case 404:
+        case 404 if name:
             return ServiceNotFound(name)
-        case 409:
+        case 409 if name:
             return NotOwnerError(name, problem.nodes)
         case 408 | 429 | 500 | 502 | 503 | 504:
             return AgentUnavailable(f"the agent cannot do that now: {text}")

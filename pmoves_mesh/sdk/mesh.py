@@ -33,6 +33,7 @@ from pmoves_mesh.sdk.messages import Message, Messages
 from pmoves_mesh.sdk.place import agent_place, identity_files, nats_settings
 from pmoves_mesh.sdk.registration import Details, Registered, wanted_of
 from pmoves_mesh.sdk.stream_source import StreamSource
+from pmoves_mesh.sdk.tasks import Tasks, end
 
 if TYPE_CHECKING:
     from pmoves_mesh.sdk.sync import SyncMesh
@@ -63,7 +64,7 @@ class _Parts:
     api: AgentApi
     source: Source
     messages: Messages
-    group: asyncio.TaskGroup
+    tasks: Tasks
 
 
 class Mesh:
@@ -151,10 +152,10 @@ class Mesh:
         messages = Messages(lambda: nats_settings(config, self._terms.nats or (), files), stack)
         stack.enter_context(self._directory.listened(self._balancer.notice))
         source = await self._source_of(api, messages)
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        self._parts = _Parts(api, source, messages, group)
-        for loop in (source.run(), self._attend(source)):
-            stack.callback(group.create_task(loop).cancel)
+        tasks = await stack.enter_async_context(Tasks())
+        self._parts = _Parts(api, source, messages, tasks)
+        tasks.start(source.run(), "mesh-source")
+        tasks.start(self._attend(source), "mesh-attend")
         try:
             async with asyncio.timeout(_KNOWN_S):
                 await self._informed.wait()
@@ -232,14 +233,13 @@ class Mesh:
         parts = self._entered
         registered = Registered(parts.api, self._directory, self._clock, wanted_of(name, port, details))
         await registered.begin()
-        keeping = parts.group.create_task(registered.keep(), name=f"mesh-keep-{name}")
+        keeping = parts.tasks.start(registered.keep(), f"mesh-keep-{name}")
         self._registered.append(registered)
         try:
             yield registered
         finally:
             self._registered.remove(registered)
-            keeping.cancel()
-            await asyncio.wait((keeping,))
+            await end(keeping)
             await registered.leave()
 
     # Finding others

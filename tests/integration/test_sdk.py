@@ -296,6 +296,13 @@ async def test_over_tls_a_program_shows_the_hosts_certificate_and_needs_no_token
     delta.kill()
 
 
+async def test_what_the_programs_own_code_raises_is_raised_as_it_is(alpha: AgentProcess):
+    with pytest.raises(ZeroDivisionError):
+        async with mesh_of(alpha) as mesh, mesh.register("clumsy", port=7011):
+            raise ZeroDivisionError
+    assert listed(alpha, "clumsy") == []
+
+
 async def test_a_mesh_that_was_not_entered_says_so(alpha: AgentProcess):
     mesh = Mesh.connect(config=config_of(alpha))
     with pytest.raises(RuntimeError, match="enter the mesh first"):
