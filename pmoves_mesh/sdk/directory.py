@@ -24,12 +24,14 @@ class Source(Protocol):
     """Where a directory comes from.
 
     Attributes:
-        problem: why the directory does not follow the mesh now; empty while it does.
         anew: set whenever the whole mesh was taken in again; whoever waits for it clears it.
     """
 
-    problem: str
     anew: asyncio.Event
+
+    @property
+    def problem(self) -> str:
+        """Why the directory does not follow the mesh now; empty while it does."""
 
     async def run(self) -> None:
         """Keeps the directory in step, for ever."""

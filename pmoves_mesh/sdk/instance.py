@@ -15,7 +15,7 @@ _WEIGHT_MAX: Final = 1_000_000.0
 
 
 class Instance(InstanceView, frozen=True, kw_only=True):
-    """A running copy of a service; what every field means stands in `docs/sdk.md`."""
+    """A running copy of a service, with the fields of `InstanceView`, as every reader gets them."""
 
     @property
     def key(self) -> InstanceKey:

@@ -311,7 +311,7 @@ class Mesh:
         """Publishes on an application subject; see `Messages.publish`."""
         await self._entered.messages.publish(subject, payload)
 
-    def subscribe(self, subject: str, *, queue: str = "") -> AsyncIterator[Message]:
+    def subscribe(self, subject: str, *, queue: str = "") -> AsyncGenerator[Message, None]:
         """Yields what is published on a subject; see `Messages.subscribe`."""
         return self._entered.messages.subscribe(subject, queue)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
 import msgspec
@@ -75,7 +75,7 @@ class Messages:
                 data = msgspec.json.encode(payload)
         await (await self.connected()).publish_core(subject, data)
 
-    async def subscribe(self, subject: str, queue: str = "") -> AsyncIterator[Message]:
+    async def subscribe(self, subject: str, queue: str = "") -> AsyncGenerator[Message, None]:
         """Yields what is published on a subject, without end; what came while NATS was away is missed.
 
         Args:
@@ -87,8 +87,9 @@ class Messages:
             RightMissing: if the login or the subscription is refused.
         """
         connection = await self.connected()
-        async for name, payload in connection.subscribe_core(subject, queue):
-            yield Message(subject=name, payload=payload)
+        async with aclosing(connection.subscribe_core(subject, queue)) as heard:
+            async for name, payload in heard:
+                yield Message(subject=name, payload=payload)
 
     async def connected(self) -> Connection:
         """Returns the connection, made at the first call."""

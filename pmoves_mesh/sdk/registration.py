@@ -30,6 +30,7 @@ REMOVE_UNHEALTHY_AFTER_S: Final = 300.0
 _FIRST_S: Final = 5.0
 _LEAVE_S: Final = 3.0
 _RETRY_S: Final = 0.5
+_RETRY_MAX_S: Final = 5.0
 _LOOK_S: Final = 5.0
 _ID_BYTES: Final = 8
 
@@ -150,15 +151,18 @@ class Registered:
 
     async def keep(self) -> None:
         """Keeps it registered and reports that it lives, for ever."""
+        retry_s = _RETRY_S
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_RETRY_S if self.problem else self._period_s):
+                async with asyncio.timeout(retry_s if self.problem else self._period_s):
                     await self._wake.wait()
             self._wake.clear()
             try:
                 await self._look_after()
+                retry_s = _RETRY_S
             except MeshError as error:
                 self._note(error)
+                retry_s = min(retry_s * 2, _RETRY_MAX_S)
 
     async def leave(self) -> None:
         """Takes it back; if the agent is away, its silence does that later."""

@@ -38,7 +38,7 @@ class StreamSource:
     def __init__(
         self, connection: Connection, trust: Trust, directory: Directory, clock: Clock, *, unsigned: bool
     ) -> None:
-        self.problem = "the stream was not read yet"
+        self._problem = "the stream was not read yet"
         self.anew = asyncio.Event()
         self._connection = connection
         self._directory = directory
@@ -49,6 +49,13 @@ class StreamSource:
         identities = NatsBucket(connection, topology.IDENTITIES)
         verifier = Verifier(trust, identities, clock, accept_unsigned=unsigned)
         self.replica: Final = Replica(verifier, self._log, self._bucket, clock)
+
+    @property
+    def problem(self) -> str:
+        """Why the stream is not followed now; empty while it is."""
+        if self._problem or self._connection.connected:
+            return self._problem
+        return str(self._connection.problem or "NATS is away")
 
     async def run(self) -> None:
         """Keeps the directory in step with the stream, for ever."""
@@ -108,12 +115,12 @@ class StreamSource:
             for entry in registry.entries()
             if registry.is_listed(entry)
         ]
-        self.problem = ""
+        self._problem = ""
         self._directory.replace(listed, self.replica.position)
         self.anew.set()
 
     def _notice(self, applied: Applied) -> None:
-        if not self.problem:
+        if not self._problem:
             self._update(applied.change.instances, applied.position)
 
     def _update(self, keys: Iterable[InstanceKey], position: int) -> None:
@@ -128,7 +135,7 @@ class StreamSource:
     def _note(self, error: BaseException) -> None:
         if isinstance(error, SequenceGap):
             self.replica.stream_id = ""
-        if str(error) != self.problem:
+        if str(error) != self._problem:
             level = _log.info if isinstance(error, LogUnavailable) else _log.warning
             level("the stream is not followed; answering from memory", detail=str(error))
-        self.problem = str(error) or "the stream is away"
+        self._problem = str(error) or "the stream is away"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
@@ -189,7 +189,7 @@ class SyncMesh:
             loop.call_soon_threadsafe(leave.set)
             holding.result(_END_S)
 
-    def _each(self, items: Callable[[Mesh], AsyncIterator[_T]]) -> Iterator[_T]:
+    def _each(self, items: Callable[[Mesh], AsyncGenerator[_T, None]]) -> Iterator[_T]:
         """Yields one after the other; nothing is asked for before it is wanted."""
         iterator = items(self._entered)
         try:
@@ -199,14 +199,8 @@ class SyncMesh:
             return  # another thread has left the mesh meanwhile
         finally:
             if not self._running.is_closed():
-                self._call(_close(iterator))
+                self._call(iterator.aclose())
 
 
-async def _next(iterator: AsyncIterator[_T]) -> _T:
+async def _next(iterator: AsyncGenerator[_T, None]) -> _T:
     return await anext(iterator)
-
-
-async def _close(iterator: AsyncIterator[object]) -> None:
-    close = getattr(iterator, "aclose", None)
-    if close is not None:
-        await close()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from agents import ROOT, AgentProcess, mesh_in
@@ -17,7 +18,7 @@ SAID = {
     "10.0.0.7:8086 http://10.0.0.7:8086/query alpha\n"
     "hi-rag unknown {'model': 'bge'}\n"
     "calling http://10.0.0.7:8086/query\n": "find",
-    "batch 10.0.0.7:8086\n": "without a loop",
+    "registered 10.0.0.7:8086\n": "without a loop",
     "added 10.0.0.7:8086\n": "watch",
     "ingest.video.v1 {'topic': 'video', 'id': 7}\n": "talk",
 }
@@ -64,6 +65,20 @@ def printed(agent: AgentProcess, snippet: str) -> str:
 @pytest.mark.parametrize("snippet", snippets("sdk.md"))
 def test_a_snippet_for_python_programs_does_what_the_page_says(alpha: AgentProcess, snippet: str):
     assert printed(alpha, snippet) in SAID
+
+
+def test_the_snippets_are_sound_for_a_strict_type_checker(tmp_path: Path):
+    for number, snippet in enumerate(snippets("sdk.md")):
+        (tmp_path / f"snippet_{number}.py").write_text(snippet)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", *tmp_path.glob("*.py")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_page_shows_every_use_once():
