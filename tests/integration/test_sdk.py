@@ -178,6 +178,20 @@ async def test_a_program_may_start_before_its_agent(tmp_path: Path, place: Place
     agent.kill()
 
 
+async def test_a_program_that_somebody_deregistered_is_back_with_its_next_report(alpha: AgentProcess):
+    check = {"type": "ttl", "ttl_s": 1}
+    async with mesh_of(alpha) as mesh, mesh.register("stubborn", port=7005, check=check) as registered:
+        await soon(lambda: listed(alpha, "stubborn"), "registered")
+        changes = mesh.watch("stubborn")
+        while (await anext(changes)).instance.health_status != "healthy":
+            pass
+        assert alpha.delete("/api/services/stubborn").status == 200
+        assert (await anext(changes)).kind == "removed"
+        assert (await anext(changes)).kind == "added"
+        await changes.aclose()
+        assert registered.problem == ""
+
+
 async def test_the_agent_checks_a_health_url_and_the_program_need_say_nothing(alpha: AgentProcess):
     async def well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
