@@ -62,16 +62,15 @@ class Answering:
         if asked is None:
             return
         count = 0
-        for record in tuple(self._instances()):
+        for index, record in enumerate(tuple(self._instances())):
+            if index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             said = None if is_micro(record) else answer(asked, record)
-            if said is None:
-                continue
-            await session.publish(reply, said)
-            count += 1
+            if said is not None:
+                await session.publish(reply, said)
+                count += 1
             if count >= ANSWERS_MAX:
                 return
-            if count % _AT_ONCE == 0:
-                await asyncio.sleep(0)
 
 
 def is_inbox(reply: str) -> bool:
