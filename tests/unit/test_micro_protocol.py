@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from builders import instance
+from builders import Story, evicted, instance, lost, registered
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
-from pmoves_mesh.agent.micro.answering import is_inbox
+from pmoves_mesh.agent.micro.answering import is_inbox, of_mesh
 from pmoves_mesh.agent.micro.protocol import (
     CAPABILITY,
     Asked,
@@ -145,6 +145,24 @@ def test_nobody_answers_for_a_name_or_an_id_that_is_not_meant():
     assert answer(Asked(verb="PING", name="other"), record) is None
     assert answer(Asked(verb="PING", name=record.name, id=record.id), record) is None
     assert answer(Asked(verb="PING", name=record.name, id=f"alpha-{record.id}"), record) is not None
+
+
+def test_whoever_answers_for_a_whole_mesh_leaves_out_who_is_lost_or_evicted():
+    story = Story()
+    story.tell(
+        registered(1, instance("rag", "alpha")),
+        registered(2, instance("tts", "alpha")),
+        registered(1, instance("rag", "beta")),
+        registered(1, instance("rag", "gamma")),
+        lost(1, "gamma"),
+        evicted("rag", "beta"),
+    )
+    assert {(one.name, one.node) for one in of_mesh(story.registry, "")} == {
+        ("rag", "alpha"),
+        ("tts", "alpha"),
+    }
+    assert [one.node for one in of_mesh(story.registry, "rag")] == ["alpha"]
+    assert list(of_mesh(story.registry, "nothing")) == []
 
 
 @pytest.mark.parametrize("version", ["latest", "1.0", 7, None])

@@ -1,4 +1,4 @@
-"""Answering `$SRV`: this node's services as microservices, for whoever asks with `nats micro`.
+"""Answering `$SRV`: services of the mesh as microservices, for whoever asks with `nats micro`.
 
 Source: NATS ADR-32 (Service API).
 """
@@ -6,13 +6,16 @@ Source: NATS ADR-32 (Service API).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import structlog
 
 from pmoves_mesh.agent.micro.protocol import PREFIX, answer, is_micro, parse_subject
+from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.core.model import Instance
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogError, LogUnavailable
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.session import Session
@@ -32,11 +35,12 @@ _REFUSED_RETRY_S: Final = 60.0
 
 
 class Answering:
-    """Answers for the instances of this node, but for those that answer by themselves."""
+    """Answers for instances, but for those that answer by themselves."""
 
     def __init__(
-        self, connection: Connection, instances: Callable[[], Iterable[Instance]], clock: Clock
+        self, connection: Connection, instances: Callable[[str], Iterable[Instance]], clock: Clock
     ) -> None:
+        """Takes what returns whom it answers for: the instances of one service, or all if that is empty."""
         self._connection = connection
         self._instances = instances
         self._clock = clock
@@ -61,16 +65,27 @@ class Answering:
         asked = parse_subject(subject)
         if asked is None:
             return
-        count = 0
-        for index, record in enumerate(tuple(self._instances())):
-            if index % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)
-            said = None if is_micro(record) else answer(asked, record)
+        meant = (record for record in self._instances(asked.name) if not is_micro(record))
+        for index, record in enumerate(tuple(islice(meant, ANSWERS_MAX))):
+            said = answer(asked, record)
             if said is not None:
                 await session.publish(reply, said)
-                count += 1
-            if count >= ANSWERS_MAX:
-                return
+            if index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+
+
+def of_node(registrations: Registrations, service: str) -> Iterator[Instance]:
+    """Yields the instances of this node; of one service, or of all if that is empty."""
+    for key, held in registrations.held.items():
+        if service in {"", key.service}:
+            yield held.record
+
+
+def of_mesh(registry: Registry, service: str) -> Iterator[Instance]:
+    """Yields the instances of every node that lives, likewise."""
+    for entry in registry.of_service(service) if service else registry.entries():
+        if registry.nodes[entry.record.node].status == "alive" and registry.is_listed(entry):
+            yield entry.record
 
 
 def is_inbox(reply: str) -> bool:
