@@ -2,8 +2,8 @@
 
 `python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
 services; `dns`, how many questions an agent answers; `reliability`, what faults of servers, network and
-agents cost; `watch`, a thousand watchers on one agent. `liveness 600` prints those of liveness alone, with
-its steady parts ten minutes long.
+agents cost; `sdk`, how fast a program resolves; `watch`, a thousand watchers on one agent. `liveness 600`
+prints those of liveness alone, with its steady parts ten minutes long.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
-NAMED = ("checks", "dns", "liveness", "reliability", "watch")
+NAMED = ("checks", "dns", "liveness", "reliability", "sdk", "watch")
 
 
 def main(*arguments: str) -> None:

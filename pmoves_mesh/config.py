@@ -24,6 +24,7 @@ ENV_FILE: Final = "env.shared"
 
 _T = TypeVar("_T")
 _SHOWN_LENGTH_MAX: Final = 120
+_AGENT_PORT: Final = 8100
 _URL_PORTS: Final[Mapping[str, int]] = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 _URL_RULE: Final = (
     "a comma list of [nats|tls|ws|wss]://[user:password@|token@]host[:port], "
@@ -69,6 +70,8 @@ class Config:
         ca_passphrase: opens the CA's key.
         ca_urls: where the CA renews this node's certificate, `https://host:port` each.
         http_port: 0 picks a free one.
+        agent_url: `http://host:port` or `https://host:port` of the agent that a program asks; None for
+            the one that these settings describe.
         dns_port: 0 is off.
         dns_ttl_s: for how long others may remember what DNS says is there.
         dns_negative_ttl_s: for how long, what is not.
@@ -97,6 +100,7 @@ class Config:
     http_host: str
     http_port: int
     http_token: Secret | None
+    agent_url: str | None
     insecure_http: bool
     ca_passphrase: Secret | None
     ca_urls: tuple[str, ...]
@@ -173,6 +177,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         http_host=values.checked("SERVICE_REGISTRY_HOST", parse_host),
         http_port=values.integer("SERVICE_REGISTRY_PORT", 0, 65535),
         http_token=values.secret("SERVICE_REGISTRY_TOKEN"),
+        agent_url=values.agent_url("SERVICE_REGISTRY_URL"),
         insecure_http=values.choice("PMOVES_INSECURE_HTTP", "0", "1") == "1",
         ca_passphrase=values.secret("MESH_PASSPHRASE"),
         ca_urls=values.ca_urls("PMOVES_CA_URL"),
@@ -288,6 +293,20 @@ class _Values:
             return self._cwd / Path(value).expanduser()
         except RuntimeError as error:
             raise ConfigError(name, value[:_SHOWN_LENGTH_MAX], f"must be a path ({error})") from None
+
+    def agent_url(self, name: str) -> str | None:
+        """Returns the value as `http://host:port` or `https://host:port`, if it is set."""
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            parts = urlsplit(text)
+            host, port = parse_host(parts.hostname or ""), parts.port or _AGENT_PORT
+        except (ValueError, InvalidFieldError):
+            host, port = "", 0
+        if not host or parts.scheme not in {"http", "https"} or parts.username or parts.path not in {"", "/"}:
+            raise ConfigError(name, _redacted(text), "must be http://host:port or https://host:port")
+        return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def ca_urls(self, name: str) -> tuple[str, ...]:
         """Returns the value as a list of `https://host:port`."""

@@ -63,6 +63,11 @@ SETTINGS: Final = (
         "",
         "token with which programs of other hosts may write over HTTP; a client certificate does too",
     ),
+    Setting(
+        "SERVICE_REGISTRY_URL",
+        "",
+        "address of the agent that a Python program asks; if unset, this host's by the settings above",
+    ),
     Setting("PMOVES_INSECURE_HTTP", "0", "`1` lets other hosts use the HTTP API without TLS"),
     Setting("PMOVES_DNS_PORT", "8600", "port on which DNS is answered, UDP and TCP; 0 is off"),
     Setting("PMOVES_DNS_TTL", "5", "seconds for which others may remember an answer of DNS, 0 to 86400"),

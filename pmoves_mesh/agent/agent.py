@@ -22,6 +22,7 @@ from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import LeaseKeeper
 from pmoves_mesh.agent.liveness.watching import keeper_of, watching
+from pmoves_mesh.agent.micro.taking_part import micro_loops
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.reconcile import Charge, Reconciler
@@ -186,11 +187,12 @@ async def _assemble(
     )
     joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
+    micro = micro_loops(ground, registrations, care.reports, replica)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
-        *map(link.once_joined, (*joined, *watches)),
+        *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
 

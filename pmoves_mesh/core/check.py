@@ -30,6 +30,7 @@ _NAMED_FIELD: Final = re.compile(r"field `([^`]+)`")
 _Seconds = Annotated[float, Meta(ge=1, le=3600)]
 _Limit = Annotated[float, Meta(gt=0, lt=3600)]
 _Times = Annotated[int, Meta(ge=1, le=10)]
+_RemoveAfter = Annotated[float, Meta(ge=1, le=1e9)]
 _Port = Annotated[int, Meta(ge=1, le=65535)]
 _Argument = Annotated[str, Meta(max_length=1024, pattern=r"\A[^\x00]*\Z")]
 
@@ -45,12 +46,14 @@ class _Check(
             interval if that is less.
         rise: passes in a row that make an unhealthy instance healthy.
         fall: failures in a row that make an instance unhealthy.
+        remove_after_s: seconds of being unhealthy after which the instance is deregistered; None for never.
     """
 
     interval_s: _Seconds = 10.0
     timeout_s: _Limit | None = None
     rise: _Times = 2
     fall: _Times = 3
+    remove_after_s: _RemoveAfter | None = None
 
     @property
     def pace(self) -> Pace:
@@ -117,14 +120,24 @@ class DockerCheck(_Check, frozen=True, kw_only=True, tag="docker"):
     container: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")]
 
 
-class TtlCheck(Struct, frozen=True, kw_only=True, tag_field="type", tag="ttl", forbid_unknown_fields=True):
+class TtlCheck(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="ttl",
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """A service that reports by itself that it is well, again and again.
 
     Attributes:
         ttl_s: seconds without a report after which it is unhealthy.
+        remove_after_s: further seconds without one after which it is deregistered; None for never.
     """
 
     ttl_s: Annotated[float, Meta(ge=1, le=86400)]
+    remove_after_s: _RemoveAfter | None = None
 
 
 PacedCheck = HttpCheck | TcpCheck | GrpcCheck | CommandCheck | DockerCheck
@@ -195,9 +208,16 @@ def asks_alike(one: Check | None, other: Check | None) -> bool:
 
 
 def _question(check: Check | None) -> Check | None:
-    if check is None or isinstance(check, TtlCheck):
-        return check
+    if check is None:
+        return None
+    if isinstance(check, TtlCheck):
+        return msgspec.structs.replace(check, remove_after_s=None)
     usual = Pace()
     return msgspec.structs.replace(
-        check, interval_s=usual.interval_s, timeout_s=None, rise=usual.rise, fall=usual.fall
+        check,
+        interval_s=usual.interval_s,
+        timeout_s=None,
+        rise=usual.rise,
+        fall=usual.fall,
+        remove_after_s=None,
     )

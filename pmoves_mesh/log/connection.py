@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Final, Self
 
@@ -129,7 +129,7 @@ class Connection:
         """
         await self.session().publish(subject, payload)
 
-    async def subscribe_core(self, subject: str, queue: str = "") -> AsyncIterator[tuple[str, bytes]]:
+    async def subscribe_core(self, subject: str, queue: str = "") -> AsyncGenerator[tuple[str, bytes], None]:
         """Yields subject and payload of what is published on core NATS, without end.
 
         What is published while there is no session is missed, and so is what a slow reader leaves

@@ -105,6 +105,14 @@ OWNING: Final = (
 _NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
 """The last one carries what JetStream answers to the outer account."""
 
+ASKING: Final = ("$SRV.INFO", "_INBOX.>")
+"""Finding microservices, and answering those who ask for them; where an answer may go the agent checks."""
+
+ASKED: Final = ("$SRV.>", "_INBOX.micro.>")
+"""What is asked of microservices, and what they answer to the agent."""
+
+_OTHERS_INBOXES: Final = ("_INBOX.node.>", "_INBOX.operator.>")
+
 _NOT_FOR_MEMBERS: Final = tuple(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED)
 
 
@@ -172,7 +180,11 @@ def permissions(member: Member, access: Access) -> Permissions:
     heard = (inbox, slug.SUBJECT, *disconnects(access.mesh))
     if member.identity == access.owner:
         # Commands on that host decree through its node; what makes a decree is the operator's signature.
-        return Permissions(publish=(*working, *OWNING, *DECREEING), subscribe=heard)
+        return Permissions(
+            publish=(*working, *OWNING, *DECREEING, *ASKING),
+            publish_deny=_OTHERS_INBOXES,
+            subscribe=(*heard, *ASKED),
+        )
     return _outside(Permissions(publish=working, subscribe=heard))
 
 

@@ -15,6 +15,7 @@ from http_support import HOST, Answer, PinnedClock, Served, served
 from pmoves_mesh.agent.health.checks import checks_of
 from pmoves_mesh.agent.health.maintenance import Maintenance
 from pmoves_mesh.agent.health.prober import Prober
+from pmoves_mesh.agent.health.removal import Removal
 from pmoves_mesh.agent.health.ttl_check import TtlWatch
 from pmoves_mesh.views.http.app import serving
 
@@ -69,7 +70,8 @@ async def cared(data_dir: Path, *, command_checks: bool = True) -> AsyncIterator
         here = Cared(node, prober, TtlWatch(registrations, clock), maintenance)
         facade = replace(node.facade, reporter=here.reports, maintainer=maintenance)
         async with serving(facade, HOST, 0) as here.port, asyncio.TaskGroup() as tasks:
-            loops = (prober.run, here.reports.run, maintenance.run)
+            removal = Removal(registrations, here.reports.heard_s, clock)
+            loops = (prober.run, here.reports.run, removal.run, maintenance.run)
             running = [tasks.create_task(loop()) for loop in loops]
             try:
                 yield here

@@ -48,6 +48,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         http_host="127.0.0.1",
         http_port=8100,
         http_token=None,
+        agent_url=None,
         insecure_http=False,
         ca_passphrase=None,
         ca_urls=(),
@@ -199,6 +200,8 @@ def test_a_url_without_credentials_is_shown_whole_when_refused(cwd: Path):
         ("PMOVES_NATS_PORT", "0"),
         ("PMOVES_NATS_PORT", "4_222"),
         ("SERVICE_REGISTRY_HOST", "http://x"),
+        ("SERVICE_REGISTRY_URL", "jetson:8100"),
+        ("SERVICE_REGISTRY_URL", "http://jetson:8100/api"),
         ("SERVICE_REGISTRY_PORT", "65536"),
         ("SERVICE_REGISTRY_PORT", "-1"),
         ("PMOVES_DNS_PORT", "9" * 5000),
@@ -282,3 +285,15 @@ def test_the_addresses_of_the_ca_are_https(cwd: Path):
 )
 def test_what_is_loopback_is_told_from_what_is_not(host: str, *, here: bool):
     assert is_loopback(host) is here
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("http://jetson", "http://jetson:8100"),
+        ("https://10.0.0.7:443/", "https://10.0.0.7:443"),
+        ("http://[::1]:8101", "http://[::1]:8101"),
+    ],
+)
+def test_the_agent_of_a_program_is_named_by_its_address(cwd: Path, given: str, used: str):
+    assert load({"SERVICE_REGISTRY_URL": given}, cwd).agent_url == used

@@ -104,7 +104,15 @@ def test_a_node_may_write_its_own_lease_and_no_other(name: str):
     leases = [subject for subject in may.publish if subject.startswith("$KV.MESH_LEASES.")]
     assert leases == [f"$KV.MESH_LEASES.{name}"]
     assert may.subscribe[0] == f"_INBOX.node.{name}.>"
-    assert [subject for subject in may.subscribe if subject.startswith("_INBOX")] == [may.subscribe[0]]
+    assert [subject for subject in may.subscribe if subject.startswith("_INBOX.node.")] == [may.subscribe[0]]
+
+
+def test_of_all_nodes_only_the_servers_own_takes_part_in_microservices():
+    owner, other = (permissions(member(name), access()) for name in ("main", "jetson"))
+    assert {"$SRV.>", "_INBOX.micro.>"} <= set(owner.subscribe)
+    assert {"$SRV.INFO", "_INBOX.>"} <= set(owner.publish)
+    assert set(owner.publish_deny) == {"_INBOX.node.>", "_INBOX.operator.>"}
+    assert not [one for one in (*other.publish, *other.subscribe) if "SRV" in one or "micro" in one]
 
 
 @pytest.mark.parametrize("kind", ["node", "operator"])

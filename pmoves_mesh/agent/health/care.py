@@ -11,6 +11,7 @@ from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.health.checks import checks_of
 from pmoves_mesh.agent.health.maintenance import MAINTENANCE_FILE, Maintenance
 from pmoves_mesh.agent.health.prober import Prober
+from pmoves_mesh.agent.health.removal import Removal
 from pmoves_mesh.agent.health.ttl_check import TtlWatch
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.replica import Replica
@@ -22,12 +23,13 @@ class Care:
 
     prober: Prober
     reports: TtlWatch
+    removal: Removal
     maintenance: Maintenance
 
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs side by side."""
-        return self.prober.run, self.reports.run, self.maintenance.run
+        return self.prober.run, self.reports.run, self.removal.run, self.maintenance.run
 
     def warnings(self) -> list[str]:
         """Returns what an operator should know of it."""
@@ -63,4 +65,5 @@ async def care_for(
     maintenance = Maintenance(config.data_dir / MAINTENANCE_FILE, config.node, registrations, replica, clock)
     await maintenance.load()
     prober = Prober(registrations, clock, probe, seed=config.node, observe=observe)
-    return Care(prober, TtlWatch(registrations, clock), maintenance)
+    reports = TtlWatch(registrations, clock)
+    return Care(prober, reports, Removal(registrations, reports.heard_s, clock), maintenance)

@@ -29,11 +29,13 @@ class _Awaited:
 
     Attributes:
         due_s: when its next report is due at the latest.
+        heard_s: when it reported last, or when its time began.
         spared: whether it was given a second time since its last report, because this agent was late.
     """
 
     check: TtlCheck
     due_s: float
+    heard_s: float
     spared: bool = False
 
 
@@ -86,6 +88,11 @@ class TtlWatch:
                 late_s = await self._wait()
                 await self._condemn_due(late=late_s > LATE_MAX_S)
 
+    def heard_s(self, key: InstanceKey) -> float | None:
+        """Returns when an instance reported last, monotonic seconds; None if it does not report."""
+        awaited = self._awaited.get(key)
+        return None if awaited is None else awaited.heard_s
+
     def _reporting(self, keys: list[InstanceKey]) -> InstanceKey:
         """Returns the one of these instances that reports by itself.
 
@@ -120,9 +127,10 @@ class TtlWatch:
         self._changed.clear()
 
     def _await(self, key: InstanceKey, check: TtlCheck) -> None:
-        due_s = self._clock.monotonic_s() + check.ttl_s
+        now_s = self._clock.monotonic_s()
+        due_s = now_s + check.ttl_s
         known = self._awaited.get(key)
-        self._awaited[key] = _Awaited(check, due_s)
+        self._awaited[key] = _Awaited(check, due_s, now_s)
         # One place in the queue is enough: what is due later by now is put back when its turn comes.
         if known is None or due_s < known.due_s:
             heapq.heappush(self._due, (due_s, key))
