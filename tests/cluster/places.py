@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from namespaces import Namespace
-from nats_server import free_port
+from ports import free_port
 
 _CLONE_NEWNET: Final = 0x4000_0000
 _NAMESPACES: Final = Path("/var/run/netns")

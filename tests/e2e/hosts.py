@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from namespaces import Namespace
-from nats_server import free_port
+from ports import free_port
 
 from pmoves_mesh.agent.pidfile import running_pid
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from hosts import ROOT, Host, listens, wait_until
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
+from ports import free_port
 
 pytestmark = pytest.mark.timeout(180)
 

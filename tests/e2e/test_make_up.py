@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Host, clean_environment, listens, wait_until
-from nats_server import free_port
+from ports import free_port
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("package_index")]
 

@@ -14,7 +14,7 @@ from typing import Self
 import namespaces
 import pytest
 from hosts import ROOT, clean_environment, listens, wait_until
-from nats_server import free_port
+from ports import free_port
 
 from pmoves_mesh.settings import SETTINGS
 

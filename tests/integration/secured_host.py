@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents import AgentProcess
-from nats_server import free_port
+from ports import free_port
 
 MESH = "pmoves-mesh"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 from agents import ROOT, AgentProcess, Mesh, eventually, mesh_in
-from nats_server import free_port
+from ports import free_port
 
 from pmoves_mesh.settings import SETTINGS
 

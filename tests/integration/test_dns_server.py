@@ -19,7 +19,8 @@ import pytest
 from agents import AgentProcess, eventually
 from dns_support import Answering, hosts, question, texts
 from http_support import on_both_loops, own_address
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
+from ports import free_port
 
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.views.dns.server import serving

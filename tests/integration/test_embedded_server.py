@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nats
 import pytest
-from nats_server import free_port
+from ports import free_port
 from structlog.testing import capture_logs
 
 from pmoves_mesh.clock import SystemClock

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in, note
-from nats_server import free_port
 from plain_nats import ANNOUNCE, events_of, plain_client, publish
+from ports import free_port
 
 LOST = "mesh.node.lost.v1"
 EXPIRED = "service.registry.expired"

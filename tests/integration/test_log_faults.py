@@ -20,7 +20,8 @@ from log_support import (
     read_until,
     read_until_current,
 )
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
+from ports import free_port
 
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceGap
 from pmoves_mesh.log import api

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from log_support import DEADLINE_S, connected, event, eventually, in_chunks, read_until
-from nats_server import NatsServer, free_port, wait_for_greeting
+from nats_server import NatsServer, wait_for_greeting
+from ports import free_port
 from secured import CLOCK, SecuredMesh, running
 
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing, StartError

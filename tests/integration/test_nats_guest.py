@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from log_support import event, read_until
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
+from ports import free_port
 from secured import CLOCK, Party, SecuredMesh, pin, running
 from structlog.testing import capture_logs
 

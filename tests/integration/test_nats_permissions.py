@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 from log_support import DEADLINE_S, event, eventually, read_until
-from nats_server import free_port
+from ports import free_port
 from secured import CLOCK, Party, SecuredMesh
 
 from pmoves_mesh.core import envelope

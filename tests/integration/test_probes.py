@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from builders import MESH, instance
 from cryptography import x509
+from ports import free_port
 from probe_targets import HOST, Target, says, target
 
 from pmoves_mesh.agent.health import http_probe
@@ -37,11 +38,6 @@ async def probe() -> AsyncIterator[HttpProbe]:
 
 def at(url: str, host: str = HOST) -> Instance:
     return instance(host=host, health_url=url)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 # What it finds

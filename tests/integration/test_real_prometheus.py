@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 from agents import AgentProcess, Mesh, eventually, mesh_in
-from nats_server import free_port
 from pages import snippets
+from ports import free_port
 
 pytestmark = pytest.mark.timeout(180)
 

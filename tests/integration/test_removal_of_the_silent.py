@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from care_support import Cared, cared
 from http_support import eventually
-from nats_server import free_port
+from ports import free_port
 
 from pmoves_mesh.core.check import TtlCheck, asks_alike
 

@@ -18,7 +18,7 @@ import pytest
 from agents import ROOT, AgentProcess, mesh_in, note
 from agents import Mesh as Place
 from http_support import own_address
-from nats_server import free_port
+from ports import free_port
 
 from pmoves_mesh import Change, Mesh
 from pmoves_mesh.config import Config, load

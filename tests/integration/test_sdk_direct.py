@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from agents import AgentProcess, mesh_in, note
 from agents import Mesh as Place
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
 from plain_nats import plain_client, publish
+from ports import free_port
 from secured_host import SecuredHost
 
 from pmoves_mesh import Mesh

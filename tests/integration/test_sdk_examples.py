@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from agents import DEADLINE_S, ROOT, AgentProcess, eventually, mesh_in
-from nats_server import free_port
 from plain_nats import plain_client
+from ports import free_port
 
 EXAMPLES = ROOT / "examples"
 

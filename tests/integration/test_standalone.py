@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
-from nats_server import free_port
 from plain_nats import events_of, plain_client
+from ports import free_port
 
 from pmoves_mesh.config import load
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from agents import DEADLINE_S, AgentProcess, Mesh, eventually, mesh_in
-from nats_server import free_port
+from ports import free_port
 
 pytestmark = pytest.mark.timeout(180)
 

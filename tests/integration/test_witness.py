@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from log_support import CA, DEADLINE_S, MESH, connected, eventually
-from nats_server import NatsServer, free_port
+from nats_server import NatsServer
+from ports import free_port
 from secured import SecuredMesh, running
 
 from pmoves_mesh.core.names import bucket_stream
