@@ -22,7 +22,8 @@ from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
-from pmoves_mesh.views.http.routes import ROUTES, Route
+from pmoves_mesh.views.http.route import Route
+from pmoves_mesh.views.http.routes import ROUTES
 from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 WAIT_POSITION_S: Final = 5.0
