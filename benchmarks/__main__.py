@@ -2,7 +2,7 @@
 
 `python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
 services; `liveness 600`, those of liveness alone, with its steady parts ten minutes long;
-`reliability`, what faults of servers, network and agents cost.
+`reliability`, what faults of servers, network and agents cost; `watch`, a thousand watchers on one agent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib import import_module
 from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
-NAMED = ("checks", "liveness", "reliability")
+NAMED = ("checks", "liveness", "reliability", "watch")
 
 
 def main(*arguments: str) -> None:

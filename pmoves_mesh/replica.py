@@ -53,7 +53,8 @@ class Replica:
     Attributes:
         registry: the copy itself; only this class changes it.
         stream_id: which stream its positions count in.
-        outcomes: how many events were applied, repeated, outdated.
+        pending: how many events the stream holds beyond those; None while that is not known.
+        outcomes: how many events of a subject were applied, repeated, outdated; by both.
         verifier: what the events come through; it counts those that are refused.
         gaps: how many links in nodes' chains were missing.
         repairs: how often a disagreement with the stream or the bucket was found and mended.
@@ -63,13 +64,13 @@ class Replica:
         self.registry = Registry()
         self.stream_id = ""
         self.verifier: Final = verifier
-        self.outcomes: Final[Counter[str]] = Counter()
+        self.outcomes: Final[Counter[tuple[str, str]]] = Counter()
         self.gaps = 0
         self.repairs: Final[Counter[str]] = Counter(dict.fromkeys(get_args(Repair), 0))
         self._log = log
         self._bucket = bucket
         self._clock = clock
-        self._pending: int | None = None
+        self.pending: int | None = None
         self._informed = False
         self._current_s: float | None = None
         self._moved = asyncio.Condition()
@@ -84,12 +85,12 @@ class Replica:
     @property
     def is_current(self) -> bool:
         """Whether everything the stream holds was folded in, and the log can be reached."""
-        return self._pending == 0 and self._log.connected
+        return self.pending == 0 and self._log.connected
 
     @property
     def follows(self) -> bool:
         """Whether it follows the stream at this moment, and has seen that this is the one that it knows."""
-        return self._pending is not None and self._log.connected
+        return self.pending is not None and self._log.connected
 
     @property
     def is_informed(self) -> bool:
@@ -124,7 +125,7 @@ class Replica:
             while True:
                 await self._follow()
         finally:
-            self._pending = None
+            self.pending = None
 
     async def _follow(self) -> None:
         """Follows the log until it is away; from the anchor on, so that its history is known again."""
@@ -133,14 +134,14 @@ class Replica:
         async with aclosing(self._log.tail(after)) as tail:
             async for batch in tail:
                 if batch.pending is None:
-                    self._pending = None
+                    self.pending = None
                     if known:
                         return
                 elif known or batch.messages or batch.pending == 0:
                     try:
                         await self._take(batch if known else await self._known_again(batch))
                     except LogUnavailable:
-                        self._pending = None
+                        self.pending = None
                         await self._clock.sleep(_RETRY_S)
                         return
                     known = True
@@ -197,8 +198,7 @@ class Replica:
     ) -> Iterator[None]:
         """Calls `callback` for each event that is applied, in order, while the context lasts.
 
-        Both are called inside the loop that folds, so they must neither wait nor raise; `replaced` is
-        called when another registry took this one's place, and anything may look different.
+        `replaced` is called when another registry took this one's place. Both neither wait nor raise.
         """
         self._subscribers[callback] = replaced
         try:
@@ -282,7 +282,7 @@ class Replica:
             await self._fold(message)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-        self._pending = batch.pending
+        self.pending = batch.pending
         if self.is_current:
             self._informed = True
             self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
@@ -366,7 +366,7 @@ class Replica:
     def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
         before = registry.roots
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
-        self.outcomes[change.outcome] += 1
+        self.outcomes[verified.event.subject, change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
         if registry.roots is not before:

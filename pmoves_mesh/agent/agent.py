@@ -43,6 +43,7 @@ from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.http.app import serving
 from pmoves_mesh.views.http.facade import Facade
 from pmoves_mesh.views.http.listener import Exposure, TlsFiles
+from pmoves_mesh.views.latencies import Latencies
 from pmoves_mesh.views.materialiser import Materialiser
 from pmoves_mesh.views.metrics import Metrics
 
@@ -141,8 +142,10 @@ async def _assemble(
     replica, author, registrations = voice.replica, voice.author, voice.registrations
     link = Link(config, connection, replica, ground.identity, clock)
     names = frozenset({config.node, ground.host, socket.gethostname().lower()})
-    care = await care_for(ground, registrations, replica, names, stack)
     clones, watch = Clones(author), CertificateWatch(config, clock)
+    metrics, readers = _metrics(ground, voice, watch)
+    latencies = Latencies(metrics.registry)
+    care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
     facts = Facts(
         config, link, replica, voice.outbox, lambda: [*watch.warnings(), *care.warnings(), *clones.warnings()]
@@ -161,13 +164,9 @@ async def _assemble(
         reporter=care.reports,
         maintainer=care.maintenance,
         tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
-        metrics=Metrics(
-            replica,
-            clock,
-            node=config.node,
-            outbox_depth=lambda: voice.outbox.depth,
-            certificates=lambda: watch.facts,
-        ).render,
+        metrics=metrics.render,
+        observe=latencies.http,
+        readers=readers,
     )
     certificate, key = identity_files(config)
     files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
@@ -180,7 +179,7 @@ async def _assemble(
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
     custody.restate = announcer.restate
     lease, reconciler = (
-        keeper_of(ground, author, replica, clones.note),
+        keeper_of(ground, author, replica, clones.note, latencies.lease),
         _reconciler(ground, voice, announcer, link),
     )
     joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
@@ -191,6 +190,22 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
+
+
+def _metrics(
+    ground: Ground, voice: _Voice, watch: CertificateWatch
+) -> tuple[Metrics, dict[str, Callable[[], int]]]:
+    """Returns what is scraped, and where those who follow changes are to be counted."""
+    readers: dict[str, Callable[[], int]] = {}
+    metrics = Metrics(
+        voice.replica,
+        ground.clock,
+        node=ground.config.node,
+        outbox_depth=lambda: voice.outbox.depth,
+        certificates=lambda: watch.facts,
+        readers=readers,
+    )
+    return metrics, readers
 
 
 def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:

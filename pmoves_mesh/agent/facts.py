@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pmoves_mesh import __version__
@@ -14,6 +15,13 @@ from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http.facade import RegistryFacts
 
 _REJECTIONS_SHOWN: Final = 10
+
+
+def _by_outcome(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for (_, outcome), count in counts.items():
+        found[outcome] += count
+    return dict(found)
 
 
 class Facts:
@@ -53,7 +61,7 @@ class Facts:
             connected=self._link.connection.connected,
             current=replica.is_current,
             outbox=self._outbox.depth,
-            events=dict(replica.outcomes),
+            events=_by_outcome(replica.outcomes),
             rejected=dict(replica.verifier.rejected),
             rejections=tuple(replica.verifier.rejections)[-_REJECTIONS_SHOWN:],
             unsigned="accept" if config.accept_unsigned else "reject",

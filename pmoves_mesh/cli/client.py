@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -110,6 +112,37 @@ class AgentClient:
         """Removes something and returns the decoded answer; raises as `get`."""
         return self._decoded("DELETE", _with_query(path, query))
 
+    @contextmanager
+    def stream(
+        self, path: str, query: dict[str, str], headers: dict[str, str], silence_s: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Gives an answer that goes on and on, to be read line by line.
+
+        Args:
+            path: what is asked for.
+            query: parameters.
+            headers: further ones.
+            silence_s: after how many seconds without a byte reading raises TimeoutError.
+
+        Raises:
+            OSError: if no agent answers, or later if the connection breaks.
+            click.ClickException: if it answers with a problem.
+        """
+        connection = self._connection()
+        connection.timeout = silence_s
+        try:
+            connection.request("GET", _with_query(path, query), headers={**self._headers(), **headers})
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _problem_of(response.status, response.read())
+            yield response
+        finally:
+            connection.close()
+
+    def unanswered(self) -> click.ClickException:
+        """Returns what to say when nothing answers."""
+        return click.ClickException(self._unanswered())
+
     def probe(self, path: str) -> int | None:
         """Returns the status of a GET, or None if nothing answers."""
         try:
@@ -122,12 +155,12 @@ class AgentClient:
             status, raw = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             raise click.ClickException(self._unanswered()) from error
+        if status >= 400:
+            raise _problem_of(status, raw)
         try:
             answer = json.loads(raw)
         except ValueError:
             answer = None
-        if status >= 400:
-            raise click.ClickException(_problem(status, answer))
         if not isinstance(answer, dict):
             raise _not_an_agent(self.url)
         return Answer(self.url, answer, status)
@@ -144,12 +177,13 @@ class AgentClient:
     def _context(self) -> ssl.SSLContext:
         return _context(self._config, _node_files(self._config), self._config.node)
 
+    def _headers(self) -> dict[str, str]:
+        return {} if self._token is None else {"Authorization": f"Bearer {self._token.reveal()}"}
+
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", **self._headers()}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token.reveal()}"
         connection = self._connection()
         try:
             payload = None if body is None else json.dumps(body).encode()
@@ -208,6 +242,14 @@ def _not_an_agent(url: str) -> click.ClickException:
 
 def _with_query(path: str, query: dict[str, str] | None) -> str:
     return f"{path}?{urlencode(query)}" if query else path
+
+
+def _problem_of(status: int, raw: bytes) -> click.ClickException:
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        answer = None
+    return click.ClickException(_problem(status, answer))
 
 
 def _problem(status: int, answer: object) -> str:

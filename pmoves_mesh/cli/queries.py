@@ -114,14 +114,14 @@ def discover_command(*, capabilities: tuple[str, ...], as_json: bool) -> None:
 
 
 def _print_nodes(nodes: list[dict[str, Any]]) -> None:
-    print_table(_NODE_COLUMNS, map(_with_address, nodes), empty="no nodes yet")
+    print_table(_NODE_COLUMNS, map(with_address, nodes), empty="no nodes yet")
 
 
 def _print_instances(instances: list[dict[str, Any]]) -> None:
-    print_table(_INSTANCE_COLUMNS, map(_with_address, instances), empty="no services")
+    print_table(_INSTANCE_COLUMNS, map(with_address, instances), empty="no services")
 
 
-def _with_address(record: Mapping[str, Any]) -> dict[str, Any]:
+def with_address(record: Mapping[str, Any]) -> dict[str, Any]:
     """Adds `host:port` to a record; an instance without an endpoint (port 0) has none."""
     host, port = record.get("host"), record.get("port")
     if host and ":" in host:

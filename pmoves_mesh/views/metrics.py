@@ -11,6 +11,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Final, get_args
 
 from msgspec import Struct
@@ -28,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from pmoves_mesh import __version__
 from pmoves_mesh.core.change import Outcome
+from pmoves_mesh.core.event import EVENT_TYPES
 from pmoves_mesh.core.names import HealthStatus, NodeStatus
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import RemoteProtocolError
@@ -38,6 +40,7 @@ from pmoves_mesh.replica import Repair, Replica
 OPENMETRICS: Final = "application/openmetrics-text"
 
 _PREFIX: Final = "pmoves_mesh"
+_SUBJECTS: Final = tuple(kind.subject for kind in EVENT_TYPES)
 _AT_ONCE: Final = 1000
 _FINGERPRINT_SHOWN: Final = 16
 
@@ -49,11 +52,14 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Every value of one scrape.
 
     Attributes:
+        behind: how many events of the stream are not folded in yet; not a number while that is not known.
         stale_s: seconds since the replica was last current; infinite if it never was.
+        events: how many were folded in, by subject and outcome.
         outbox: how many events wait to be sent.
         gaps: how many links in nodes' chains of events were missing.
         repairs: how often a disagreement was mended, by kind.
         instances: how many are listed, by health.
+        readers: how many follow a change, by how they do.
         nodes: how many are known, by status.
         certificates: those of this host.
         now_ms: when it was read, unix milliseconds.
@@ -63,14 +69,16 @@ class Reading(Struct, frozen=True, kw_only=True):
     node: str
     position: int
     current: bool
+    behind: float
     stale_s: float
     outbox: int
     gaps: int
-    events: dict[str, int]
+    events: dict[tuple[str, str], int]
     rejected: dict[str, int]
     repairs: dict[str, int]
     instances: dict[str, int]
     nodes: dict[str, int]
+    readers: dict[str, int]
     certificates: Sequence[CertificateFact]
     now_ms: int
 
@@ -90,6 +98,7 @@ class Metrics:
         node: str,
         outbox_depth: Callable[[], int],
         certificates: Callable[[], Sequence[CertificateFact]],
+        readers: Mapping[str, Callable[[], int]] | None = None,
     ) -> None:
         """Takes where the values come from.
 
@@ -99,6 +108,7 @@ class Metrics:
             node: this node's name.
             outbox_depth: returns how many events wait to be sent.
             certificates: returns those of this host; called in a thread, and may read files.
+            readers: returns how many follow a change, by how they do.
         """
         self.registry: Final = CollectorRegistry()
         self._replica = replica
@@ -106,6 +116,7 @@ class Metrics:
         self._node = node
         self._outbox_depth = outbox_depth
         self._certificates = certificates
+        self._readers = {} if readers is None else readers
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Returns the metrics as text, and its content type.
@@ -130,14 +141,16 @@ class Metrics:
             node=self._node,
             position=replica.position,
             current=replica.is_current,
+            behind=math.nan if replica.pending is None else replica.pending,
             stale_s=math.inf if stale_s is None else stale_s,
             outbox=self._outbox_depth(),
             gaps=replica.gaps,
-            events=_every(Outcome, replica.outcomes),
+            events=dict.fromkeys(product(_SUBJECTS, get_args(Outcome)), 0) | replica.outcomes,
             rejected=dict.fromkeys(sorted(_reasons(RemoteProtocolError)), 0) | replica.verifier.rejected,
             repairs=_every(Repair, replica.repairs),
             instances=_every(HealthStatus, instances),
             nodes=_every(NodeStatus, statuses),
+            readers={name: count() for name, count in self._readers.items()},
             certificates=certificates,
             now_ms=self._clock.now_ms(),
         )
@@ -167,11 +180,17 @@ class _Collected(Collector):
         yield from _of_replica(reading)
         yield _gauges("instances", "Instances that are listed, by health.", "health", reading.instances)
         yield _gauges("nodes", "Nodes that are known, by status.", "status", reading.nodes)
+        yield _gauges("watchers", "Readers that follow changes, by how they do.", "kind", reading.readers)
         yield _of_certificates(reading)
 
 
 def _of_replica(reading: Reading) -> Iterable[Metric]:
-    yield _counters("events", "Events that were folded in, by outcome.", "outcome", reading.events)
+    events = CounterMetricFamily(
+        f"{_PREFIX}_events", "Events that were folded in, by kind and outcome.", labels=("kind", "outcome")
+    )
+    for labels, count in reading.events.items():
+        events.add_metric(labels, count)
+    yield events
     yield _counters("rejected", "Events that were not accepted, by reason.", "reason", reading.rejected)
     yield _counters("repairs", "Disagreements that were found and mended, by kind.", "kind", reading.repairs)
     yield CounterMetricFamily(
@@ -180,6 +199,11 @@ def _of_replica(reading: Reading) -> Iterable[Metric]:
     for name, meaning, value in (
         ("replica_position", "Position of the stream up to which events were folded in.", reading.position),
         ("replica_current", "1 if everything that the stream holds was folded in, else 0.", reading.current),
+        (
+            "replica_behind_events",
+            "Events of the stream that are not folded in yet; NaN while that is not known.",
+            reading.behind,
+        ),
         (
             "replica_stale_seconds",
             "Seconds since the replica was last current; +Inf if it never was.",

@@ -145,7 +145,7 @@ class Served:
             connected=self.client.connected,
             current=replica.is_current,
             outbox=self.store.outbox_depth,
-            events=dict(replica.outcomes),
+            events={outcome: count for (_, outcome), count in replica.outcomes.items()},
             rejected=dict(replica.verifier.rejected),
             rejections=tuple(replica.verifier.rejections),
             unsigned="reject",

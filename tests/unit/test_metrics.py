@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, Mem
 from pmoves_mesh.pki.inventory import CertificateFact
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
+from pmoves_mesh.views.latencies import Latencies
 from pmoves_mesh.views.metrics import Metrics
 
 NODE = "alpha"
@@ -51,12 +52,14 @@ class Measured:
             verifier, MemoryLog(self.client), MemoryBucket(self.client, "registry"), self.clock
         )
         self.outbox = 0
+        self.readers: dict[str, Callable[[], int]] = {}
         self.metrics = Metrics(
             self.replica,
             self.clock,
             node=NODE,
             outbox_depth=lambda: self.outbox,
             certificates=lambda: certificates,
+            readers=self.readers,
         )
 
     async def tell(self, *events: Event | SealedEvent) -> None:
@@ -92,6 +95,8 @@ async def test_a_replica_that_never_saw_the_mesh_says_so():
     assert measured["replica_current",] == 0
     assert measured["replica_position",] == 0
     assert math.isinf(measured["replica_stale_seconds",])
+    assert math.isnan(measured["replica_behind_events",])
+    assert measured["events_total", "mesh.node.announce.v1", "applied"] == 0
 
 
 async def test_instances_and_nodes_are_counted_by_health_and_status():
@@ -116,7 +121,13 @@ async def test_instances_and_nodes_are_counted_by_health_and_status():
         "left": 1,
         "lost": 1,
     }
-    assert measured["events_total", "applied"] == 7
+    counted = {key[1:]: value for key, value in measured.items() if key[0] == "events_total" and value}
+    assert counted == {
+        ("service.registry.registered", "applied"): 4,
+        ("mesh.node.lost.v1", "applied"): 1,
+        ("mesh.node.announce.v1", "applied"): 1,
+        ("mesh.node.leave.v1", "applied"): 1,
+    }
     assert measured["replica_position",] == 7
 
 
@@ -146,6 +157,37 @@ async def test_a_missing_link_in_a_chain_and_what_waits_in_the_outbox_are_shown(
     assert measured["outbox_depth",] == 3
 
 
+async def test_those_who_follow_changes_are_counted_by_how_they_do():
+    here = Measured()
+    here.readers |= {"events": lambda: 3, "polls": lambda: 0}
+    measured = await here.scrape()
+    assert measured["watchers", "events"] == 3
+    assert measured["watchers", "polls"] == 0
+
+
+async def test_what_takes_time_is_shown_as_histograms_in_both_formats():
+    here = Measured()
+    latencies = Latencies(here.metrics.registry)
+    latencies.http("GET", "/api/services", 200, 0.002)
+    latencies.http("GET", "/api/services", 503, 20.0)
+    latencies.dns("NOERROR", 0.0001)
+    latencies.probe("http", True, 0.02)
+    latencies.probe("tcp", False, 5.0)
+    latencies.probe("docker", None, 0.1)
+    latencies.lease("kept", 0.004)
+    for accept in ("", OPEN):
+        measured = await here.scrape(accept)
+        assert measured["http_request_seconds_count", "GET", "/api/services", "200"] == 1
+        assert measured["http_request_seconds_bucket", "0.0025", "GET", "/api/services", "200"] == 1
+        assert measured["http_request_seconds_sum", "GET", "/api/services", "503"] == 20
+        assert measured["dns_answer_seconds_bucket", "0.00025", "NOERROR"] == 1
+        assert measured["probe_seconds_count", "passed", "http"] == 1
+        assert measured["probe_seconds_sum", "failed", "tcp"] == 5
+        assert measured["probe_seconds_count", "unknown", "docker"] == 1
+        assert measured["lease_refresh_seconds_count", "kept"] == 1
+        assert measured["lease_refresh_seconds_count", "failed"] == 0
+
+
 async def test_a_certificate_shows_the_seconds_it_has_left_and_fewer_than_none_once_it_ended():
     fact = CertificateFact(
         kind="node", name="alpha", fingerprint="ab" * 32, not_before_ms=0, not_after_ms=NOW_MS + DAY_MS
@@ -161,7 +203,7 @@ async def test_a_certificate_shows_the_seconds_it_has_left_and_fewer_than_none_o
 @pytest.mark.parametrize("accept", ["", OPEN, f"text/plain;q=0.5, {OPEN}"])
 async def test_both_formats_say_the_same(accept: str):
     here = Measured()
-    assert await here.scrape(accept) == await here.scrape()
+    assert await here.scrape(accept) == pytest.approx(await here.scrape(), nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +223,9 @@ async def test_open_metrics_come_when_they_are_asked_for_and_plain_text_otherwis
 
 
 async def test_every_metric_has_our_prefix_and_a_meaning_that_is_a_sentence():
-    text, _ = await Measured().metrics.render(OPEN)
+    here = Measured()
+    Latencies(here.metrics.registry)
+    text, _ = await here.metrics.render(OPEN)
     families = list(parse_open(text.decode()))
     assert len({family.name for family in families}) == len(families)
     assert all(family.name.startswith("pmoves_mesh_") for family in families)

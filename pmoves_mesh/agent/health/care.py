@@ -41,6 +41,7 @@ async def care_for(
     replica: Replica,
     names: frozenset[str],
     stack: AsyncExitStack,
+    observe: Callable[[str, bool | None, float], None],
 ) -> Care:
     """Returns what looks after the instances of a node, with their maintenance as it was left.
 
@@ -50,6 +51,7 @@ async def care_for(
         replica: knows the other nodes.
         names: this node's own names and addresses.
         stack: ends what has to be ended.
+        observe: takes note of probes, see `Prober`.
 
     Raises:
         StoreError: if the marks of maintenance cannot be read.
@@ -60,5 +62,5 @@ async def care_for(
     registrations.command_checks = config.command_checks
     maintenance = Maintenance(config.data_dir / MAINTENANCE_FILE, config.node, registrations, replica, clock)
     await maintenance.load()
-    prober = Prober(registrations, clock, probe, seed=config.node)
+    prober = Prober(registrations, clock, probe, seed=config.node, observe=observe)
     return Care(prober, TtlWatch(registrations, clock), maintenance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,6 +75,7 @@ class Prober:
         *,
         seed: str,
         pace: Pace | None = None,
+        observe: Callable[[str, bool | None, float], None] = lambda *_: None,
     ) -> None:
         """Takes what to probe, and how.
 
@@ -84,12 +86,15 @@ class Prober:
             seed: sets apart when this node's probes are due from when others' are.
             pace: how often, how long, and how many findings change a status, whatever the checks say;
                 None for what each of them says.
+            observe: takes note of the type of each check that was made, what it found, and the seconds
+                that it took.
         """
         self._registrations = registrations
         self._clock = clock
         self._probe = probe
         self._seed = seed
         self._pace = pace
+        self._observe = observe
         self._checks: dict[InstanceKey, _Check] = {}
         self._schedule: list[_Turn] = []
         self._turns = 0
@@ -199,7 +204,10 @@ class Prober:
             held = self._registrations.held.get(check.key)
             if held is None or check.dropped:
                 return
+            began_s = self._clock.monotonic_s()
             finding = await ask(self._probe, held.record, check.made, self._pace_of(check).timeout_s)
+            kind = str(check.made.__struct_config__.tag)
+            self._observe(kind, finding.passed, self._clock.monotonic_s() - began_s)
             if not check.dropped:
                 await self._judge(check, finding)
         finally:

@@ -73,6 +73,7 @@ class LeaseKeeper:
         bucket: Bucket,
         clock: Clock,
         cloned: Callable[[Lease], None] = lambda _: None,
+        observe: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """Takes what it needs.
 
@@ -82,6 +83,7 @@ class LeaseKeeper:
             bucket: the leases.
             clock: the time.
             cloned: called with the lease of each run that was refused, once.
+            observe: takes note of each refresh: `kept` or `failed`, and the seconds that it took.
         """
         self.holder: Final = secrets.token_hex(8)
         self.held_since_ms: int | None = None
@@ -93,6 +95,7 @@ class LeaseKeeper:
         self._bucket = bucket
         self._clock = clock
         self._cloned = cloned
+        self._observe = observe
         self._claim = Claim(self.holder)
         self._revision: int | None = None
         self._refreshed_s: float | None = None
@@ -178,6 +181,7 @@ class LeaseKeeper:
             if expected is None or not await self._write(expected):
                 await self._contest()
         except LogError as error:
+            self._observe("failed", self._clock.monotonic_s() - began_s)
             self._note(str(error))
             return
         now_s = self._clock.monotonic_s()
@@ -186,6 +190,7 @@ class LeaseKeeper:
             self._broken_s = None if self._refreshed_s is None else now_s
         self._refreshed_s = now_s
         self.latency_s = now_s - began_s
+        self._observe("kept", self.latency_s)
         self._note("")
 
     async def _contest(self) -> None:

@@ -22,9 +22,13 @@ from pmoves_mesh.server.permissions import disconnects
 
 
 def keeper_of(
-    ground: Ground, author: Author, replica: Replica, cloned: Callable[[Lease], None]
+    ground: Ground,
+    author: Author,
+    replica: Replica,
+    cloned: Callable[[Lease], None],
+    observe: Callable[[str, float], None],
 ) -> LeaseKeeper:
-    """Returns what keeps this node's lease; `cloned` is called with that of each run that was refused."""
+    """Returns what keeps this node's lease; `cloned` and `observe` are as `LeaseKeeper` takes them."""
     config, connection = ground.config, ground.connection
     tenant = Tenant(
         node=config.node,
@@ -35,7 +39,7 @@ def keeper_of(
         connection=lambda: connection.id,
     )
     leases = NatsBucket(connection, topology.LEASES)
-    return LeaseKeeper(tenant, replica.verifier, leases, ground.clock, cloned)
+    return LeaseKeeper(tenant, replica.verifier, leases, ground.clock, cloned, observe)
 
 
 def watching(

@@ -15,11 +15,12 @@ from aiohttp.typedefs import Handler
 
 from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.views.http import answers, blocking, inputs, openapi, problems, watches
+from pmoves_mesh.views.http import answers, blocking, inputs, measured, openapi, problems, watches
 from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
-from pmoves_mesh.views.http.listener import Exposure, Listener, bind, is_local
+from pmoves_mesh.views.http.listener import BACKLOG, Exposure, Listener, bind, is_local
+from pmoves_mesh.views.http.prometheus import TARGETS, Targets
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.route import Route
@@ -40,10 +41,13 @@ _log: Final = structlog.get_logger(__name__)
 
 def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     """Returns the aiohttp application that serves `facade`."""
-    app = web.Application(middlewares=[problems.answer_problems], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(
+        middlewares=[measured.measure, problems.answer_problems], client_max_size=BODY_BYTES_MAX
+    )
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
+    app[TARGETS] = Targets()
     app[WATCHES] = Watches(facade.replica, facade.clock)
     facade.readers["events"] = lambda: app[WATCHES].watching
     facade.readers["polls"] = lambda: app[BLOCKING].waiting
@@ -97,7 +101,9 @@ async def serving(
             listener.start()
         else:
             loop = asyncio.get_running_loop()
-            servers += [await loop.create_server(connections.make, sock=one) for one in sockets]
+            servers += [
+                await loop.create_server(connections.make, sock=one, backlog=BACKLOG) for one in sockets
+            ]
         yield sockets[0].getsockname()[1]
     finally:
         if listener:

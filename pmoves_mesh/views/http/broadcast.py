@@ -20,6 +20,7 @@ from pmoves_mesh.views.http import events, listing
 from pmoves_mesh.views.http.watcher import Watcher
 
 RECENT_MAX: Final = 4096
+_PART_BYTES: Final = 64 * 1024
 
 _serials: Final = count()
 
@@ -141,7 +142,7 @@ class Broadcast:
                 version = registry.version
                 found = await listing.found(registry, self.feed.wanted)
                 parts = listing.body({"count": found.count}, services=found)
-                held = self._snapshot = _Snapshot(version, now_s, parts)
+                held = self._snapshot = _Snapshot(version, now_s, list(_joined(parts)))
             return held.parts
 
     def _now(self, registry: Registry, recent: Iterable[_Recent], known_until: int) -> Iterator[Difference]:
@@ -161,3 +162,14 @@ class Broadcast:
                 yield Difference("added" if one.kind == "added" else "changed", key, entry)
             elif one.kind != "added" or one.position == known_until:
                 yield Difference("removed", key, None)
+
+
+def _joined(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields parts together, so that none is small but the last."""
+    some = bytearray()
+    for part in parts:
+        some += part
+        if len(some) >= _PART_BYTES:
+            yield bytes(some)
+            some.clear()
+    yield bytes(some)

@@ -136,6 +136,7 @@ class Facade:
         enrols: whether this node keeps the CA.
         tokens_pending: returns how many join tokens could still be used; blocks for a moment.
         metrics: returns the metrics as text and its content type, for a reader's `Accept`.
+        observe: takes note of an answer's method, route and status, and the seconds that it took.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
     """
 
@@ -153,6 +154,7 @@ class Facade:
     reporter: Reporter | None = None
     maintainer: Maintainer | None = None
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
+    observe: Callable[[str, str, int, float], None] | None = None
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
 
 

@@ -33,7 +33,7 @@ from pmoves_mesh.views.http.protocol import HttpConnection
 _log: Final = structlog.get_logger(__name__)
 
 _TLS: Final = b"\x16"
-_BACKLOG: Final = 512
+BACKLOG: Final = 1024
 _PAUSE_S: Final = 0.5
 _FAREWELL_S: Final = 1.0
 _FAREWELL_BYTES_MAX: Final = 64 * 1024
@@ -231,7 +231,7 @@ def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
             # The wildcard takes IPv4 as well, whatever the system's default is.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         made.bind(address)
-        made.listen(_BACKLOG)
+        made.listen(BACKLOG)
         made.setblocking(False)
     except BaseException:
         made.close()

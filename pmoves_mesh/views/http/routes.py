@@ -9,10 +9,11 @@ from msgspec import Meta
 from pmoves_mesh.core.names import Capability, InstanceId, Label, Mode
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, metrics, reads, trust, watch, writes
+from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, trust, watch, writes
 from pmoves_mesh.views.http.blocking import INDEX_MAX
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
+from pmoves_mesh.views.http.prometheus import TargetGroup
 from pmoves_mesh.views.http.route import Parameter, Route
 from pmoves_mesh.views.http.shapes import (
     CertificateWanted,
@@ -267,6 +268,14 @@ ROUTES: Final = (
         handle=reads.readyz,
         summary="Tell whether this agent's replica is current.",
         answers={200: Ready, 503: Problem},
+    ),
+    Route(
+        method="GET",
+        path="/api/prometheus/sd",
+        handle=prometheus.targets,
+        summary="List every endpoint as Prometheus takes its targets (HTTP SD); 503 if not all are known.",
+        answers={200: list[TargetGroup], 503: Problem},
+        waits=True,
     ),
     Route(
         method="GET",

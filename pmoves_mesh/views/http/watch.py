@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
@@ -81,14 +80,17 @@ async def _catch_up(
     told = broadcast.told
     try:
         async with asyncio.timeout(_BEGIN_S):
-            await response.write(events.retry(_random.randint(*_RETRY_MS)))
+            head = events.retry(_random.randint(*_RETRY_MS))
             missed = None if resumed is None else watches.after(broadcast, resumed)
             if missed is not None:
                 told = broadcast.told
-                await response.write(missed)
+                await response.write(head + missed)
             else:
-                async for part in _snapshot(watches, broadcast, watcher.position):
-                    await response.write(part)
+                head += b"event: snapshot\nid: %d\ndata: " % watcher.position
+                *parts, last = await watches.snapshot(broadcast)
+                for part in (*parts, last + b"\n\n"):
+                    await response.write(head + part)
+                    head = b""
             while told != broadcast.told:
                 watcher.position, news = watches.since(broadcast, told)
                 if news is None:
@@ -101,14 +103,6 @@ async def _catch_up(
         pass
     watcher.end("slow")
     return False
-
-
-async def _snapshot(watches: Watches, broadcast: Broadcast, position: int) -> AsyncIterator[bytes]:
-    """Yields the first event, in parts."""
-    yield b"event: snapshot\nid: %d\ndata: " % position
-    for part in await watches.snapshot(broadcast):
-        yield part
-    yield b"\n\n"
 
 
 async def _end(response: web.StreamResponse, watcher: Watcher) -> None:

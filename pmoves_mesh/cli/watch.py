@@ -1,0 +1,173 @@
+"""`pmoves-mesh watch`: changes of the registry as they happen, through breaks of the connection too."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Iterator
+from time import sleep
+from typing import Any, Final, NamedTuple
+
+import click
+
+from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.console import cell, example
+from pmoves_mesh.cli.queries import with_address
+
+EVENT_STREAM: Final = "text/event-stream"
+
+# Three comments of 15 s that did not come: whatever is at the other end, it is not there any more.
+_SILENCE_S: Final = 45.0
+_RETRY_MAX_S: Final = 10.0
+
+Key = tuple[str, str, str]
+
+
+class _Event(NamedTuple):
+    """One server-sent event."""
+
+    name: str
+    position: str
+    data: Any
+
+
+@click.command(
+    "watch",
+    epilog=example(
+        "pmoves-mesh watch --capability stt --healthy-only", "pmoves-mesh watch --json | jq -c .data"
+    ),
+)
+@click.option("--name", help="Only instances of this service.")
+@click.option("--capability", multiple=True, help="Only instances with this capability; may be repeated.")
+@click.option("--node", help="Only instances on this node.")
+@click.option("--healthy-only", is_flag=True, help="Only instances that are healthy and can be discovered.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+def watch_command(
+    *, name: str | None, capability: tuple[str, ...], node: str | None, healthy_only: bool, as_json: bool
+) -> None:
+    """Show the services now, and every change as it happens, until it is interrupted.
+
+    When the connection breaks it comes back, and goes on where it was.
+    """
+    query = {"name": name, "capability": ",".join(capability), "node": node}
+    asked = {parameter: value for parameter, value in query.items() if value}
+    if healthy_only:
+        asked["healthy_only"] = "true"
+    show = _print_event if as_json else _Lines().show
+    try:
+        for event in _events(AgentClient(read_config()), asked):
+            show(event)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        click.echo(err=True)
+    except BrokenPipeError:
+        # Whoever read this has enough; what the interpreter still flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _events(client: AgentClient, query: dict[str, str]) -> Iterator[_Event]:
+    """Yields events without end, from one connection after another.
+
+    Raises:
+        click.ClickException: if the first connection fails, or the agent refuses what is asked.
+    """
+    position, failures = "", 0
+    while True:
+        headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": position} if position else {})
+        try:
+            with client.stream("/api/watch", query, headers, _SILENCE_S) as response:
+                for event in _read(response):
+                    position, failures = event.position, 0
+                    if event.name != "end":
+                        yield event
+        except (OSError, http.client.HTTPException) as error:
+            if not position:
+                raise client.unanswered() from error
+        except click.ClickException:
+            if not position:
+                raise
+        if not failures:
+            click.echo(f"pmoves-mesh: the connection to {client.url} broke; trying again", err=True)
+        sleep(min(_RETRY_MAX_S, 0.5 * 2**failures))
+        failures += 1
+
+
+def _read(response: http.client.HTTPResponse) -> Iterator[_Event]:
+    """Yields the events of one connection.
+
+    Source: WHATWG HTML, section 9.2.6 (interpreting an event stream).
+    """
+    if response.headers.get_content_type() != EVENT_STREAM:
+        raise click.ClickException("what answers is not a pmoves-mesh agent that can be watched")
+    fields: dict[str, str] = {}
+    while line := response.readline().decode():
+        name, _, value = line.rstrip("\n").partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif line == "\n":
+            if "data" in fields:
+                yield _Event(fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"]))
+            fields = {}
+
+
+def _print_event(event: _Event) -> None:
+    click.echo(json.dumps({"event": event.name, "position": int(event.position), "data": event.data}))
+
+
+class _Lines:
+    """One line for each change. A snapshot that comes again is told as what is different by then."""
+
+    def __init__(self) -> None:
+        self._held: dict[Key, dict[str, Any]] = {}
+        self._begun = False
+
+    def show(self, event: _Event) -> None:
+        """Prints an event."""
+        if event.name == "snapshot":
+            self._show_all({_key(one): one for one in event.data["services"]})
+        elif event.name == "removed":
+            self._remove(_key(event.data))
+        elif event.name in {"added", "changed"}:
+            self._put(_key(event.data), event.data)
+
+    def _show_all(self, found: dict[Key, dict[str, Any]]) -> None:
+        for key in self._held.keys() - found.keys():
+            self._remove(key)
+        for key, record in found.items():
+            if not self._begun:
+                self._held[key] = record
+                _print_line("", record)
+            elif _line(record) != _line(self._held.get(key, {})):
+                self._put(key, record)
+        self._begun = True
+
+    def _put(self, key: Key, record: dict[str, Any]) -> None:
+        sign = "~" if key in self._held else "+"
+        self._held[key] = record
+        _print_line(sign, record)
+
+    def _remove(self, key: Key) -> None:
+        record = self._held.pop(key, None)
+        if record is not None:
+            _print_line("-", record)
+
+
+def _key(record: dict[str, Any]) -> Key:
+    return record["name"], record["node"], record["id"]
+
+
+def _print_line(sign: str, record: dict[str, Any]) -> None:
+    click.echo(f"{sign or ' '} {_line(record)}".rstrip())
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Returns an instance as one line; of its node only what is unusual."""
+    notes = [
+        cell(record.get("health_status")),
+        "" if record.get("node_status") == "alive" else f"node {cell(record.get('node_status'))}",
+        "in maintenance" if record.get("maintenance") else "",
+    ]
+    place = f"{cell(record.get('name'))}/{cell(record.get('id'))} on {cell(record.get('node'))}"
+    return f"{place}  {cell(with_address(record)['address'])}  {', '.join(filter(None, notes))}"
