@@ -9,6 +9,7 @@ from typing import Any
 
 from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.health.checks import checks_of
+from pmoves_mesh.agent.health.departures import Departures
 from pmoves_mesh.agent.health.maintenance import MAINTENANCE_FILE, Maintenance
 from pmoves_mesh.agent.health.prober import Prober
 from pmoves_mesh.agent.health.ttl_check import TtlWatch
@@ -23,11 +24,12 @@ class Care:
     prober: Prober
     reports: TtlWatch
     maintenance: Maintenance
+    departures: Departures
 
     @property
     def loops(self) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What runs side by side."""
-        return self.prober.run, self.reports.run, self.maintenance.run
+        return self.prober.run, self.reports.run, self.maintenance.run, self.departures.run
 
     def warnings(self) -> list[str]:
         """Returns what an operator should know of it."""
@@ -63,4 +65,5 @@ async def care_for(
     maintenance = Maintenance(config.data_dir / MAINTENANCE_FILE, config.node, registrations, replica, clock)
     await maintenance.load()
     prober = Prober(registrations, clock, probe, seed=config.node, observe=observe)
-    return Care(prober, TtlWatch(registrations, clock), maintenance)
+    departures = Departures(registrations, clock)
+    return Care(prober, TtlWatch(registrations, clock), maintenance, departures)

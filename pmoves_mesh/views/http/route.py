@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import web
 from msgspec import Struct
 
 from pmoves_mesh.views.http.answers import Answer
 from pmoves_mesh.views.http.limits import Cost
+
+CONSUL: Final = "/v1/"
+"""What the paths of Consul's API begin with."""
 
 
 class Parameter(Struct, frozen=True, kw_only=True):

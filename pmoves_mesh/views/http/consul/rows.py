@@ -5,10 +5,10 @@ Nothing here waits or asks anybody. An instance is shaped once for each statemen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
@@ -32,7 +32,7 @@ SERF: Final = "serfHealth"
 NODE_MAINTENANCE: Final = "_node_maintenance"
 SERVICE_MAINTENANCE: Final = "_service_maintenance:"
 
-_ROWS_MAX: Final = 50_000
+_ROWS_MAX: Final = 200_000
 _USUAL: Final = Weights()
 _STATUS: Final[dict[str, CheckStatus]] = {"healthy": "passing", "unhealthy": "critical"}
 
@@ -44,13 +44,15 @@ class Row(Struct, frozen=True, kw_only=True):
         key: its name in the mesh.
         checks: those of its node first.
         look: changes whenever a client would see a difference; in whose words a check reports is none.
+        plain_look: likewise, for whoever does not see the checks.
     """
 
     key: InstanceKey
     node: NodeShape
     service: ServiceShape
     checks: tuple[CheckShape, ...]
-    look: bytes
+    look: Hashable
+    plain_look: Hashable
 
     @property
     def health(self) -> HealthShape:
@@ -139,6 +141,10 @@ class Rows:
             modify_index=position,
         )
 
+    def empty_node(self, name: str) -> NodeShape:
+        """Returns a node of which nothing was seen yet."""
+        return self.node_shape(NodeEntry(name))
+
     def node_id(self, name: str) -> str:
         """Returns the UUID of a node, the same on every replica and for ever.
 
@@ -185,12 +191,9 @@ class Rows:
         service = _service(entry, kept, shown)
         found = (*own, *_checks(record, kept, service, reason))
         checks = tuple(msgspec.structs.replace(check, node=shown.node) for check in found)
-        plain = [
-            msgspec.structs.replace(check, output="", create_index=1, modify_index=1) for check in checks
-        ]
-        visible = (_unindexed(shown), _unindexed(service), plain)
-        look = blake2b(msgspec.json.encode(visible), digest_size=12).digest()
-        return Row(key=record.key, node=shown, service=service, checks=checks, look=look)
+        plain = _digest(look_of((shown, service)))
+        look = _digest((plain, look_of(checks)))
+        return Row(key=record.key, node=shown, service=service, checks=checks, look=look, plain_look=plain)
 
     def _outside_node(self, kept: Kept, position: int) -> NodeShape:
         outside = kept.node
@@ -275,9 +278,9 @@ def _checks(
     status = _STATUS.get(record.health_status)
     output = record.health_output
     if status is None and named is not None:
-        status, output = named.status or "critical", named.output or "not checked yet"
+        status, output = named.status or "critical", named.output or output or "not checked yet"
     elif status is None and record.health_url:
-        status, output = "critical", "not checked yet"
+        status, output = "critical", output or "not checked yet"
     elif status == "passing" and named is not None and named.warning:
         status, output = "warning", named.output
     if status is not None:
@@ -299,5 +302,20 @@ def _checks(
         yield maintenance_check(node, record.maintenance_reason, service)
 
 
-def _unindexed(shape: NodeShape | ServiceShape) -> NodeShape | ServiceShape:
-    return msgspec.structs.replace(shape, create_index=1, modify_index=1)
+def look_of(shapes: Iterable[NodeShape | ServiceShape | CheckShape]) -> tuple[Any, ...]:
+    """Returns what tells whether a client would see a difference, to be compared with `==`."""
+    return tuple(
+        _check_look(shape)
+        if isinstance(shape, CheckShape)
+        else msgspec.structs.replace(shape, create_index=1, modify_index=1)
+        for shape in shapes
+    )
+
+
+def _check_look(check: CheckShape) -> tuple[Any, ...]:
+    named = (check.node, check.check_id, check.name, check.notes, check.type)
+    return (*named, check.status, check.service_id, check.service_name, check.service_tags)
+
+
+def _digest(look: tuple[Any, ...]) -> bytes:
+    return blake2b(msgspec.json.encode(look), digest_size=12).digest()

@@ -123,6 +123,8 @@ def _comparison(kind: Type, operation: str, value: str, path: str) -> Test:
             holds = lambda found: value in found  # noqa: E731 - as above
         case ((VarTupleType() | DictType() | StrType()), "empty"):
             holds = lambda found: len(found) == 0  # noqa: E731 - as above
+        case _:
+            pass
     if holds is None:
         raise InvalidFieldError("filter", f"{shown(path)} cannot be compared like that")
     return holds
