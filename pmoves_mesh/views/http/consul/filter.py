@@ -12,7 +12,7 @@ import ast
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from lark import Lark, LarkError, Token, Transformer
+from lark import Lark, LarkError, Token, Transformer, UnexpectedToken
 from msgspec import Struct
 
 from pmoves_mesh.core.names import shown
@@ -93,6 +93,8 @@ def _compiled(text: str, shape: type[Struct]) -> Test:
 
 
 def _explained(error: LarkError, text: str) -> str:
+    if isinstance(error, UnexpectedToken) and error.token.type == "$END":
+        return "ends too early"
     place = getattr(error, "pos_in_stream", None)
     if isinstance(place, int) and 0 <= place < len(text):
         return f"cannot be read from {shown(text[place : place + 40])} on"
