@@ -56,7 +56,7 @@ def check_of(wanted: CheckWanted, hosts: Collection[str]) -> Check | None:
         raise InvalidFieldError("check", "asks for more than one of HTTP, TCP, GRPC, Args and TTL")
     check: Check | None = None
     if wanted.http:
-        check = _http(wanted)
+        check = _http(wanted, hosts)
     elif wanted.tcp:
         check = TcpCheck(port=_port(wanted.tcp, "tcp", hosts), **_pace(wanted))
     elif wanted.grpc:
@@ -114,7 +114,7 @@ def critical_after_s(wanted: CheckWanted | None) -> float:
     return parse_duration(wanted.deregister_critical_service_after, "deregistercriticalserviceafter")
 
 
-def _http(wanted: CheckWanted) -> HttpCheck:
+def _http(wanted: CheckWanted, hosts: Collection[str]) -> HttpCheck:
     if wanted.method.upper() not in {"", "GET"}:
         raise InvalidFieldError(
             "method", f"{shown(wanted.method)} is not GET, with which checks are made here"
@@ -123,6 +123,7 @@ def _http(wanted: CheckWanted) -> HttpCheck:
         if getattr(wanted, field):
             raise InvalidFieldError(field, "no check with one is made here")
     check_url(wanted.http, "http")
+    _check_host(urlsplit(wanted.http).hostname or "", "http", hosts)
     return HttpCheck(url=wanted.http, **_pace(wanted))
 
 
@@ -153,10 +154,15 @@ def _port(place: str, field: str, hosts: Collection[str]) -> int:
         host, port = "", None
     if not port:
         raise InvalidFieldError(field, f"{shown(place)} is not host:port")
-    name = canonical(host)
-    if host and not is_loopback(name) and name not in set(map(canonical, hosts)):
-        raise InvalidFieldError(field, f"{shown(host)} is neither the service's own host nor this one")
+    if host:
+        _check_host(host, field, hosts)
     return port
+
+
+def _check_host(host: str, field: str, hosts: Collection[str]) -> None:
+    name = canonical(host)
+    if not is_loopback(name) and name not in set(map(canonical, hosts)):
+        raise InvalidFieldError(field, f"{shown(host)} is neither the service's own host nor this one")
 
 
 def _pace(wanted: CheckWanted) -> dict[str, Any]:
