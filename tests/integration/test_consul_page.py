@@ -72,6 +72,10 @@ def answered(url: str) -> str:
     return answer.text if answer.ok else ""
 
 
+def lacks_consul(directory: Path) -> bool:
+    return "consul_sd_configs not found" in (directory / "log").read_text()
+
+
 def test_the_commands_of_the_page_are_answered(agent: AgentProcess):
     for line in here(agent, COMMANDS).replace("\ncurl", "\0curl").split("\0"):
         done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
@@ -108,7 +112,9 @@ def test_prometheus_finds_its_targets_through_the_api(agent: AgentProcess, tmp_p
         f"--web.listen-address={url.removeprefix('http://')}",
     )
     with running(tmp_path, *command):
-        eventually(lambda: bool(answered(f"{url}/-/ready")), "Prometheus answers")
+        eventually(lambda: bool(answered(f"{url}/-/ready")) or lacks_consul(tmp_path), "Prometheus answers")
+        if lacks_consul(tmp_path):
+            pytest.skip("this Prometheus was built without consul_sd_configs, as Debian's is")
         eventually(lambda: health() == "critical", "the target appears")
         client.agent.check.ttl_pass("service:metered")
         eventually(lambda: health() == "passing", "it turns well")
