@@ -59,7 +59,7 @@ class Catalogue:
         self.mesh: Final = facade.replica.verifier.trust.mesh
         self.node: Final = facade.node
         self.rows: Final = Rows(self.mesh, facade.node)
-        self._prepared = -1
+        self._gathered: tuple[int, str | None, tuple[Row, ...]] = (-1, None, ())
         self.writing: Final = tuple(asyncio.Lock() for _ in range(64))
 
     @property
@@ -67,9 +67,12 @@ class Catalogue:
         """Why this whole node is in maintenance; None if it is not."""
         return None if self._maintainer is None else self._maintainer.node_reason
 
-    def every(self) -> Iterator[Row]:
-        """Yields every instance that is shown, grouped by service."""
-        return self.shown(self._replica.registry.entries())
+    def every(self) -> tuple[Row, ...]:
+        """Returns every instance that is shown, grouped by service; gathered once for each version."""
+        registry, reason = self._replica.registry, self.reason
+        if self._gathered[:2] != (registry.version, reason):
+            self._gathered = registry.version, reason, tuple(self.shown(registry.entries()))
+        return self._gathered[2]
 
     def shown(self, entries: Iterable[InstanceEntry]) -> Iterator[Row]:
         """Yields the rows of those instances that are shown."""
@@ -85,6 +88,12 @@ class Catalogue:
         for row in self.shown(self._replica.registry.of_service(label)):
             if row.service.service.lower() == wanted:
                 yield row
+
+    def of_node(self, name: str) -> Iterator[Row]:
+        """Yields the instances on a node, or on a host outside the mesh; `name` in lower case."""
+        node = self._replica.registry.nodes.get(name)
+        rows = self.every() if node is None else self.shown(node.entries.values())
+        return (row for row in rows if row.node.node.lower() == name)
 
     def own(self) -> list[Row]:
         """Returns the instances of this very node, by their IDs."""
@@ -115,14 +124,17 @@ class Catalogue:
 
     async def prepare(self) -> None:
         """Shapes what is new, a little at a time, so that looking at everything is quick afterwards."""
-        registry = self._replica.registry
+        registry, reason = self._replica.registry, self.reason
         version = registry.version
-        if version == self._prepared:
+        if self._gathered[:2] == (version, reason):
             return
-        for index, _ in enumerate(self.shown(tuple(registry.entries()))):
-            if index % _AT_ONCE == _AT_ONCE - 1:
+        rows: list[Row] = []
+        for row in self.shown(tuple(registry.entries())):
+            rows.append(row)
+            if len(rows) % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        self._prepared = version
+        if (registry, registry.version, self.reason) == (self._replica.registry, version, reason):
+            self._gathered = version, reason, tuple(rows)
 
 
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
@@ -167,8 +179,7 @@ def node(catalogue: Catalogue, asked: Question) -> Found:
     shape = next((one for one in catalogue.nodes() if one.node.lower() == name), None)
     if shape is None:
         return Found(None, None)
-    rows = [row for row in catalogue.every() if row.node.node == shape.node]
-    rows = _filtered(rows, asked, ServiceShape, lambda row: row.service)
+    rows = _filtered(list(catalogue.of_node(name)), asked, ServiceShape, lambda row: row.service)
     body = NodeServices(node=shape, services={row.service.id: row.service for row in rows})
     return Found(body, look_of([shape, *body.services.values()]))
 
@@ -182,7 +193,7 @@ def checks_of_service(catalogue: Catalogue, asked: Question) -> Found:
 def checks_of_node(catalogue: Catalogue, asked: Question) -> Found:
     """Finds the answer of `health/node/:n`."""
     name = asked.subject.lower()
-    rows = (row for row in catalogue.every() if row.node.node.lower() == name)
+    rows = catalogue.of_node(name)
     own = catalogue.node_checks(name)
     return _checks((own, *((check for check in row.checks if check.service_id) for row in rows)), asked)
 
@@ -251,6 +262,9 @@ def _checks(groups: Iterable[Iterable[CheckShape]], asked: Question) -> Found:
 
 def _fitting(rows: Iterable[Row], asked: Question) -> Iterator[Row]:
     """Yields the rows that have the tags and the metadata that are asked for."""
+    if not (asked.tags or asked.node_meta):
+        yield from rows
+        return
     for row in rows:
         tags = {tag.lower() for tag in row.service.tags} if asked.tags else set()
         if all(tag in tags for tag in asked.tags) and _has_meta(row.node, asked):
