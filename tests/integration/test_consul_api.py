@@ -304,6 +304,25 @@ async def test_what_was_registered_elsewhere_is_shown_in_consuls_words(mesh: Ser
     assert (await get(mesh, "health/service/rag?node-meta=mode:standalone")).body == []
 
 
+async def test_nobody_speaks_for_another_node_or_under_another_name(mesh: Served):
+    """What a node says of its instance beside its record is its own word, and proves nothing of others."""
+    claim = {"id": "x", "service": "billing", "node": {"name": "alpha", "address": "192.0.2.66"}}
+    record = instance("rag", "beta", metadata={"consul:registration": claim})
+    await mesh.tell(announced(1, node="beta"), registered(2, record))
+    await put(mesh, "agent/service/register", {"Name": "own"})
+    (found,) = (await get(mesh, "health/service/rag")).body
+    assert (found["Node"]["Node"], found["Service"]["Service"]) == ("beta", "rag")
+    assert set((await get(mesh, "catalog/services")).body) == {"rag", "own"}
+    assert list((await get(mesh, "catalog/node/alpha")).body["Services"]) == ["own"]
+
+
+async def test_what_is_no_registration_of_a_consul_client_is_plain_metadata(mesh: Served):
+    record = instance("rag", "beta", metadata={"consul:registration": "mine"})
+    await mesh.tell(announced(1, node="beta"), registered(2, record))
+    (found,) = (await get(mesh, "health/service/rag")).body
+    assert (found["Service"]["ID"], found["Service"]["Meta"]) == ("rag:1", {"consul:registration": "mine"})
+
+
 async def test_a_lost_node_is_critical_and_one_that_left_is_gone(mesh: Served):
     rag = registered(2, instance("rag", "beta"))
     await mesh.tell(announced(1, node="omega"), announced(1, node="beta"), rag)

@@ -108,8 +108,10 @@ class Catalogue:
         return [] if node is None else list(self.shown(node.entries.values()))
 
     def nodes(self) -> list[NodeShape]:
-        """Returns every node, by name."""
-        return self.rows.nodes(self._replica.registry)
+        """Returns every node and every host outside the mesh, by name."""
+        found = {row.node.node: row.node for row in self.every() if row.is_outside}
+        found |= {node.node: node for node in self.rows.nodes(self._replica.registry)}
+        return [node for _, node in sorted(found.items())]
 
     def here(self) -> NodeShape:
         """Returns this node; one that has not announced itself yet has no address."""

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from pmoves_mesh.core.model import Instance
-from pmoves_mesh.core.names import is_capability, parse_instance_id
+from pmoves_mesh.core.names import is_capability, parse_instance_id, sanitise_label
 from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.views.http.consul.shapes import CheckStatus, TaggedAddress, Weights
 
@@ -83,9 +83,20 @@ def kept_of(record: Instance) -> Kept | None:
     if value is None:
         return None
     try:
-        return msgspec.convert(value, Kept)
+        kept = msgspec.convert(value, Kept)
     except msgspec.ValidationError:
         return None  # somebody else's words; they are shown as any metadata
+    if kept.service and not _is_name_of(record, kept.service):
+        kept = msgspec.structs.replace(kept, service="")
+    return kept
+
+
+def _is_name_of(record: Instance, name: str) -> bool:
+    """Returns whether a name is what the service was called before: nobody may take another's."""
+    try:
+        return sanitise_label(name, "Name") == record.name
+    except InvalidFieldError:
+        return False
 
 
 def keep(kept: Kept) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pmoves_mesh.core.event import NodeAnnounced
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.names import NodeStatus, spiffe_id
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
-from pmoves_mesh.views.http.consul.kept import Kept, id_of, kept_of, meta_of, tags_of
+from pmoves_mesh.views.http.consul.kept import Kept, KeptNode, id_of, kept_of, meta_of, tags_of
 from pmoves_mesh.views.http.consul.shapes import (
     CheckShape,
     CheckStatus,
@@ -60,6 +60,11 @@ class Row(Struct, frozen=True, kw_only=True):
         return HealthShape(node=self.node, service=self.service, checks=self.checks)
 
     @property
+    def is_outside(self) -> bool:
+        """Whether it runs on a host outside the mesh."""
+        return self.node.node != self.key.node
+
+    @property
     def is_passing(self) -> bool:
         """Whether every check passes."""
         return all(check.status == "passing" for check in self.checks)
@@ -73,7 +78,19 @@ class _Made:
     status: NodeStatus
     announced: NodeAnnounced | None
     reason: str | None
+    position: int
     row: Row
+
+    def holds(self, registry: Registry, entry: InstanceEntry, reason: str | None) -> bool:
+        """Returns whether the row is still what would be made now."""
+        node = registry.nodes[entry.record.node]
+        return (
+            self.record is entry.record
+            and self.announced is node.announced
+            and self.position == entry.position
+            and (self.status, self.reason) == (node.status, reason)
+            and (not self.row.is_outside or self.row.node.node.lower() not in registry.nodes)
+        )
 
 
 class Rows:
@@ -102,20 +119,8 @@ class Rows:
                 yield self._row(registry, entry, reason if entry.record.node == self.node else None)
 
     def nodes(self, registry: Registry) -> list[NodeShape]:
-        """Returns every node that lives, or is lost and still has instances, by name; and outside hosts."""
-        found = {
-            node.name: self.node_shape(node) for node in registry.nodes.values() if _is_there(registry, node)
-        }
-        for outside in self.outside(registry):
-            found.setdefault(outside.node, outside)
-        return [shape for _, shape in sorted(found.items())]
-
-    def outside(self, registry: Registry) -> Iterator[NodeShape]:
-        """Yields the hosts outside the mesh that nodes speak for, as often as they have instances."""
-        for node in registry.nodes.values():
-            for entry in node.entries.values():
-                if (kept := kept_of(entry.record)) and kept.node and is_shown(registry, entry):
-                    yield self._outside_node(kept, entry.position)
+        """Returns every node of the mesh that lives, or is lost and still has instances."""
+        return [self.node_shape(node) for node in registry.nodes.values() if _is_there(registry, node)]
 
     def node_shape(self, node: NodeEntry) -> NodeShape:
         """Returns a node of the mesh as it is shown."""
@@ -166,27 +171,27 @@ class Rows:
         return (serf,) if reason is None else (serf, maintenance_check(node.name, reason))
 
     def _row(self, registry: Registry, entry: InstanceEntry, reason: str | None) -> Row:
-        record = entry.record
-        node = registry.nodes[record.node]
-        made = self._made.get(record.key)
-        if made is None or made.record is not record or made.announced is not node.announced:
-            row = None
-        else:
-            row = made.row if (made.status, made.reason) == (node.status, reason) else None
-        if row is None:
-            row = self._shape(node, entry, reason)
-            if len(self._made) >= _ROWS_MAX:
-                self._made.clear()
-            self._made[record.key] = _Made(record, node.status, node.announced, reason, row)
+        key = entry.key
+        made = self._made.get(key)
+        if made is not None and made.holds(registry, entry, reason):
+            return made.row
+        row = self._shape(registry, entry, reason)
+        if len(self._made) >= _ROWS_MAX:
+            self._made.clear()
+        node = registry.nodes[key.node]
+        self._made[key] = _Made(entry.record, node.status, node.announced, reason, entry.position, row)
         return row
 
-    def _shape(self, node: NodeEntry, entry: InstanceEntry, reason: str | None) -> Row:
+    def _shape(self, registry: Registry, entry: InstanceEntry, reason: str | None) -> Row:
         record = entry.record
         kept = kept_of(record)
         own: tuple[CheckShape, ...]
-        if kept is not None and kept.node is not None:
-            shown, own = self._outside_node(kept, entry.position), ()
+        outside = None if kept is None else kept.node
+        # Nobody speaks for a node that speaks for itself.
+        if outside is not None and outside.name.lower() not in registry.nodes:
+            shown, own = self._outside_node(outside, entry.position), ()
         else:
+            node = registry.nodes[record.node]
             shown, own = self.node_shape(node), self.node_checks(node, reason)
         service = _service(entry, kept, shown)
         found = (*own, *_checks(record, kept, service, reason))
@@ -195,9 +200,7 @@ class Rows:
         look = _digest((plain, look_of(checks)))
         return Row(key=record.key, node=shown, service=service, checks=checks, look=look, plain_look=plain)
 
-    def _outside_node(self, kept: Kept, position: int) -> NodeShape:
-        outside = kept.node
-        assert outside is not None  # noqa: S101 - whoever calls has looked
+    def _outside_node(self, outside: KeptNode, position: int) -> NodeShape:
         return NodeShape(
             id=self.node_id(outside.name),
             node=outside.name,
