@@ -14,7 +14,8 @@ from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http import blocking
 from pmoves_mesh.views.http.answers import Answer, encode
 from pmoves_mesh.views.http.blocking import BLOCKING, PATIENCE_DEFAULT_S
-from pmoves_mesh.views.http.consul.catalogue import CATALOGUE, Catalogue, Gather
+from pmoves_mesh.views.http.consul.catalogue import CATALOGUE, Catalogue
+from pmoves_mesh.views.http.consul.findings import Gather
 from pmoves_mesh.views.http.consul.question import Question, parse_flag, parse_question
 from pmoves_mesh.views.http.facade import FACADE
 

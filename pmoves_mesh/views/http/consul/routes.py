@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from pmoves_mesh.views.http.consul import agents, catalogue, elsewhere, outside, writes
+from pmoves_mesh.views.http.consul import agents, elsewhere, findings, outside, writes
 from pmoves_mesh.views.http.consul.reads import Handler, blocked, datacenters, plain
 from pmoves_mesh.views.http.consul.shapes import (
     CatalogShape,
@@ -31,7 +31,7 @@ def _plain(path: str, found: Callable[..., Any]) -> Route:
     return _read(path, plain(found))
 
 
-def _blocked(path: str, gather: catalogue.Gather, shape: type[Struct], *, whole: bool = False) -> Route:
+def _blocked(path: str, gather: findings.Gather, shape: type[Struct], *, whole: bool = False) -> Route:
     return _read(path, blocked(gather, shape, whole=whole))
 
 
@@ -71,16 +71,16 @@ ROUTES: Final = (
     _write(f"agent/check/update/{_ID}", writes.update_check),
     _write("agent/maintenance", writes.maintain_node),
     _plain("catalog/datacenters", datacenters),
-    _blocked("catalog/nodes", catalogue.nodes, NodeShape, whole=True),
-    _blocked(f"catalog/node/{_SUBJECT}", catalogue.node, ServiceShape, whole=True),
-    _blocked("catalog/services", catalogue.services, CatalogShape, whole=True),
-    _blocked(f"catalog/service/{_SUBJECT}", catalogue.catalog_of_service, CatalogShape),
+    _blocked("catalog/nodes", findings.nodes, NodeShape, whole=True),
+    _blocked(f"catalog/node/{_SUBJECT}", findings.node, ServiceShape, whole=True),
+    _blocked("catalog/services", findings.services, CatalogShape, whole=True),
+    _blocked(f"catalog/service/{_SUBJECT}", findings.catalog_of_service, CatalogShape),
     _write("catalog/register", outside.register),
     _write("catalog/deregister", outside.deregister),
-    _blocked(f"health/service/{_SUBJECT}", catalogue.health_of_service, HealthShape),
-    _blocked(f"health/checks/{_SUBJECT}", catalogue.checks_of_service, CheckShape),
-    _blocked(f"health/node/{_SUBJECT}", catalogue.checks_of_node, CheckShape, whole=True),
-    _blocked(f"health/state/{_SUBJECT}", catalogue.checks_in_state, CheckShape, whole=True),
+    _blocked(f"health/service/{_SUBJECT}", findings.health_of_service, HealthShape),
+    _blocked(f"health/checks/{_SUBJECT}", findings.checks_of_service, CheckShape),
+    _blocked(f"health/node/{_SUBJECT}", findings.checks_of_node, CheckShape, whole=True),
+    _blocked(f"health/state/{_SUBJECT}", findings.checks_in_state, CheckShape, whole=True),
     *(_refused(root, method) for root in elsewhere.ROOTS for method in ("GET", "POST", "PUT", "DELETE")),
 )
 """What is served under `/v1`; it is no part of `/openapi.json`, for it is described elsewhere."""
