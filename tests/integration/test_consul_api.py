@@ -386,6 +386,18 @@ async def test_a_reader_waits_until_its_answer_changes(mesh: Served, path: str):
     assert (answer.status, answer.index > index) == (200, True)
 
 
+async def test_the_maintenance_of_a_node_without_services_is_waited_for(node: Cared):
+    await put(node, "agent/service/register", {"Name": "web"})
+    await put(node, "agent/service/deregister/web")
+    before = (await get(node, "health/node/alpha")).index
+    assert (await put(node, "agent/maintenance?enable=true&reason=new+disk")).status == 200
+    answer = await get(node, f"health/node/alpha?index={before}&wait=60s")
+    assert [one["CheckID"] for one in answer.body if one["Status"] == "critical"] == ["_node_maintenance"]
+    assert (await node.put("/api/nodes/alpha/maintenance", on=False)).status == 200
+    answer = await get(node, f"health/node/alpha?index={answer.index}&wait=60s")
+    assert [one for one in answer.body if one["CheckID"] == "_node_maintenance"] == []
+
+
 async def test_a_wait_ends_with_the_same_index_when_its_time_is_over(mesh: Served):
     index = (await get(mesh, "catalog/services")).index
     assert (await get(mesh, f"catalog/services?index={index}&wait=100ms")).index == index

@@ -133,6 +133,30 @@ def test_a_check_is_registered_by_itself_and_made(client: consul.Consul):
     client.agent.service.deregister("checked")
 
 
+def test_http_and_scripts_are_asked(client: consul.Consul, agents: tuple[AgentProcess, AgentProcess]):
+    url = f"{agents[0].url}/healthz".replace("localhost", "127.0.0.1")
+    checks = {
+        "by-http": consul.Check.http(url, "1s"),
+        "by-script": consul.Check.script(["sh", "-c", "exit 0"], "1s"),
+        "by-failing-script": {"Args": ["false"], "Interval": "1s", "FailuresBeforeCritical": 1},
+    }
+    for name, check in checks.items():
+        client.agent.service.register(name, port=1, address="127.0.0.1", check=check)
+    for name, expected in (
+        ("by-http", "passing"),
+        ("by-script", "passing"),
+        ("by-failing-script", "critical"),
+    ):
+        eventually(
+            lambda name=name, expected=expected: (  # type: ignore[misc]
+                status(client, name)[f"service:{name}"] == expected
+                and client.agent.checks()[f"service:{name}"]["Output"] != "not checked yet"
+            ),
+            f"{name} is {expected}",
+        )
+        client.agent.service.deregister(name)
+
+
 def test_what_stays_critical_is_deregistered(client: consul.Consul):
     check = {"TTL": "1s", "DeregisterCriticalServiceAfter": "1s", "Status": "passing"}
     client.agent.service.register("dying", port=1, check=check)

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 import pmoves_mesh
 from pmoves_mesh.core.names import NodeStatus, shown
+from pmoves_mesh.core.registry import NodeEntry
 from pmoves_mesh.errors import NotFoundError
 from pmoves_mesh.views.http import blocking
 from pmoves_mesh.views.http.answers import Answer, encode
@@ -44,14 +45,14 @@ _Item = TypeVar("_Item", bound=Struct)
 def leader(request: web.Request) -> str:
     """Returns whoever counts as the leader: this agent, as long as it knows what the mesh holds."""
     facade = request.app[FACADE]
-    return _address(request.app[CATALOGUE].here().address) if facade.replica.is_informed else ""
+    here = facade.replica.registry.nodes.get(facade.node)
+    return _address(here) if facade.replica.is_informed and here is not None else ""
 
 
 def peers(request: web.Request) -> list[str]:
     """Returns the addresses of all nodes that live: each could answer as well."""
     nodes = request.app[FACADE].replica.registry.nodes.values()
-    alive = (node for node in nodes if node.status == "alive" and node.announced is not None)
-    return sorted({_address(node.announced.host) for node in alive if node.announced is not None})
+    return sorted({_address(node) for node in nodes if node.status == "alive"} - {""})
 
 
 def self_of(request: web.Request) -> AgentShape:
@@ -157,5 +158,9 @@ def _filtered(request: web.Request, found: list[_Item], shape: type[_Item]) -> l
     return [item for item in found if fits(item)]
 
 
-def _address(host: str) -> str:
-    return f"[{host}]:8300" if ":" in host else f"{host}:8300"
+def _address(node: NodeEntry) -> str:
+    """Returns where the agent of a node answers; empty for one that has not announced itself."""
+    if node.announced is None:
+        return ""
+    host, port = node.announced.host, node.announced.port
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -18,6 +18,7 @@ from pmoves_mesh.errors import InvalidFieldError, NotFoundError
 from pmoves_mesh.ports import Maintainer
 from pmoves_mesh.views.http import inputs
 from pmoves_mesh.views.http.answers import TEXT, Answer
+from pmoves_mesh.views.http.blocking import BLOCKING
 from pmoves_mesh.views.http.consul.agents import find
 from pmoves_mesh.views.http.consul.bodies import CheckWanted, ServiceWanted, StatusReported, decode
 from pmoves_mesh.views.http.consul.catalogue import CATALOGUE, Catalogue
@@ -147,6 +148,7 @@ async def maintain_node(request: web.Request) -> Answer:
     """Answers `PUT agent/maintenance`."""
     check_node(request)
     await _maintainer(request).maintain_node(request.app[FACADE].node, _reason(request), wait=False)
+    request.app[BLOCKING].reconsider()
     return _DONE
 
 
