@@ -133,12 +133,18 @@ def test_a_check_is_registered_by_itself_and_made(client: consul.Consul):
     client.agent.service.deregister("checked")
 
 
+def checked(client: consul.Consul, service: str) -> str:
+    """Returns the status of a service's check; empty until it was made."""
+    check = client.agent.checks()[f"service:{service}"]
+    return "" if check["Output"] == "not checked yet" else str(check["Status"])
+
+
 def test_http_and_scripts_are_asked(client: consul.Consul, agents: tuple[AgentProcess, AgentProcess]):
     url = f"{agents[0].url}/healthz".replace("localhost", "127.0.0.1")
     checks = {
         "by-http": consul.Check.http(url, "1s"),
         "by-script": consul.Check.script(["sh", "-c", "exit 0"], "1s"),
-        "by-failing-script": {"Args": ["false"], "Interval": "1s", "FailuresBeforeCritical": 1},
+        "by-failing-script": {"Args": ["sh", "-c", "exit 2"], "Interval": "1s", "FailuresBeforeCritical": 1},
     }
     for name, check in checks.items():
         client.agent.service.register(name, port=1, address="127.0.0.1", check=check)
@@ -148,10 +154,7 @@ def test_http_and_scripts_are_asked(client: consul.Consul, agents: tuple[AgentPr
         ("by-failing-script", "critical"),
     ):
         eventually(
-            lambda name=name, expected=expected: (  # type: ignore[misc]
-                status(client, name)[f"service:{name}"] == expected
-                and client.agent.checks()[f"service:{name}"]["Output"] != "not checked yet"
-            ),
+            lambda name=name, expected=expected: checked(client, name) == expected,  # type: ignore[misc]
             f"{name} is {expected}",
         )
         client.agent.service.deregister(name)
