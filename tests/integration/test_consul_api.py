@@ -304,6 +304,50 @@ async def test_what_was_registered_elsewhere_is_shown_in_consuls_words(mesh: Ser
     assert (await get(mesh, "health/service/rag?node-meta=mode:standalone")).body == []
 
 
+async def test_the_instances_of_a_node_come_first_if_they_are_near(mesh: Served):
+    for node in ("beta", "gamma"):
+        await mesh.tell(announced(1, node=node), registered(2, instance("rag", node)))
+    await put(mesh, "agent/service/register", {"Name": "rag"})
+    for near, order in (
+        ("", ["alpha", "beta", "gamma"]),
+        ("gamma", ["gamma", "alpha", "beta"]),
+        ("_agent", ["alpha", "beta", "gamma"]),
+    ):
+        found = (await get(mesh, f"catalog/service/rag?near={near}")).body
+        assert [one["Node"] for one in found] == order
+    assert next(one["Node"] for one in (await get(mesh, "catalog/nodes?near=gamma")).body) == "gamma"
+
+
+async def test_the_catalogue_is_written_to_for_this_node_and_for_others(mesh: Served):
+    """What is written for this node is its own service; a check there is the status that it is given."""
+    body = {"Service": {"Service": "web", "ID": "web-1"}}
+    own = {"Node": "alpha", "Address": "10.0.0.1", **body}
+    check = {"Name": "asked elsewhere", "CheckID": "far", "Status": "critical", "Output": "refused"}
+    outside = {"Node": "Far-Away", "Address": "192.0.2.5", "NodeMeta": {"rack": "7"}, "Check": check, **body}
+    for wanted in (own, outside):
+        answer = await put(mesh, "catalog/register", wanted)
+        assert (answer.status, answer.body) == (200, True)
+    assert list((await get(mesh, "agent/services")).body) == ["web-1"]
+    (far,) = (await get(mesh, "health/service/web?node-meta=rack:7")).body
+    assert (far["Node"]["Node"], far["Node"]["Address"]) == ("Far-Away", "192.0.2.5")
+    assert [(one["CheckID"], one["Status"], one["Output"]) for one in far["Checks"]] == [
+        ("far", "critical", "refused")
+    ]
+    listed = (await mesh.get("/api/services?name=web&node=alpha")).body["services"]
+    assert {one["host"] for one in listed} == {"10.0.0.1", "192.0.2.5"}
+    better = {**outside, "Check": {**check, "Status": "passing"}}
+    await put(mesh, "catalog/register", better)
+    assert len((await get(mesh, "health/service/web?passing&node-meta=rack:7")).body) == 1
+    await put(mesh, "catalog/deregister", {"Node": "Far-Away", "CheckID": "far"})
+    (far,) = (await get(mesh, "health/service/web?node-meta=rack:7")).body
+    assert far["Checks"] == []
+    await put(mesh, "catalog/deregister", {"Node": "Far-Away"})
+    await put(mesh, "catalog/deregister", {"Node": "alpha", "ServiceID": "web-1"})
+    assert (await get(mesh, "catalog/service/web")).body == []
+    assert (await put(mesh, "catalog/deregister", {"Node": "alpha"})).status == 400
+    assert (await put(mesh, "catalog/register", {"Node": "x", "Address": "192.0.2.5"})).status == 400
+
+
 async def test_nobody_speaks_for_another_node_or_under_another_name(mesh: Served):
     """What a node says of its instance beside its record is its own word, and proves nothing of others."""
     claim = {"id": "x", "service": "billing", "node": {"name": "alpha", "address": "192.0.2.66"}}

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import consul
@@ -227,6 +228,26 @@ def test_a_service_outside_the_mesh_is_written_to_the_catalogue(client: consul.C
     assert client.catalog.deregister("database", service_id="redis-1")
     assert client.catalog.deregister("database-2")
     eventually(lambda: health(other, "redis") == [], "both are gone")
+
+
+def test_what_was_registered_outlives_its_agent_and_an_index_goes_on(tmp_path: Path):
+    with mesh_in(tmp_path) as mesh:
+        agent = mesh.started("alpha")
+        client = client_of(agent)
+        check = {**consul.Check.ttl("10m"), "DeregisterCriticalServiceAfter": "1h"}
+        client.agent.service.register("Kept_Well", "kept/1", port=1, tags=["a=b"], check=check)
+        client.agent.check.ttl_warn("service:kept/1", notes="hot")
+        index, (before,) = client.health.service("Kept_Well")
+        assert before["Checks"][1]["Status"] == "warning"
+        agent.kill()
+        client = client_of(agent.restart())
+        again, (after,) = client.health.service("Kept_Well")
+        for one in (before, after):
+            for part in (one["Node"], one["Service"], *one["Checks"]):
+                part.pop("ModifyIndex")
+                part.pop("CreateIndex")
+        assert after == before
+        assert int(again) > int(index)
 
 
 def test_filters_are_heeded(client: consul.Consul):
