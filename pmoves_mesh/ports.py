@@ -288,6 +288,10 @@ class Maintainer(Protocol):
     node's affair, `NotFoundError` if it is unknown, `StoreError` if it cannot be made durable.
     """
 
+    @property
+    def node_reason(self) -> str | None:
+        """Why this whole node is in maintenance; None if it is not."""
+
     async def maintain(
         self, service: str, reason: str | None, *, instance_id: str | None = None, wait: bool = True
     ) -> tuple[Sequence[InstanceKey], int | None]:

@@ -256,7 +256,12 @@ class Host:
 
     def _makings(self) -> Makings:
         rng = random.Random(f"{self._mesh.seed} {self.label} {self._runs}")
-        reader = Reader(self._mesh, self.clock, rng, self.faults, self.roots, lambda: self.identity)
+        begun = self.identity
+
+        def speaks() -> Identity:
+            return begun if self.agent is None else self.agent.author.identity
+
+        reader = Reader(self._mesh, self.clock, rng, self.faults, self.roots, speaks)
         self._client = reader.client
         if self._cut:
             reader.client.disconnect()
@@ -265,7 +270,7 @@ class Host:
             mesh=self._mesh,
             config=self._config,
             label=self.label,
-            identity=self.identity,
+            identity=begun,
             clock=self.clock,
             rng=rng,
             reader=reader,

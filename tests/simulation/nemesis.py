@@ -248,7 +248,8 @@ class Nemesis:
 
     async def _set_clock_by_years(self, host: Host) -> None:
         host.clock.offset_ms += self._rng.randint(-30, 60) * _YEAR_MS
-        host.clock.offset_ms = max(host.clock.offset_ms, -40 * _YEAR_MS)
+        # Nobody believes a clock that is ahead by a century.
+        host.clock.offset_ms = min(max(host.clock.offset_ms, -40 * _YEAR_MS), 90 * _YEAR_MS)
         self._tell(host, f"has its clock set to {host.clock.offset_ms} ms off")
         await asyncio.sleep(self._while_s(15))
         host.clock.offset_ms = 0

@@ -82,6 +82,11 @@ class Maintenance:
         self._turn = asyncio.Lock()
         self._uneven = asyncio.Event()
 
+    @property
+    def node_reason(self) -> str | None:
+        """Why this whole node is in maintenance; see `ports.Maintainer`."""
+        return self._marks.node
+
     async def load(self) -> None:
         """Reads the marks. Without a readable file, whatever is in maintenance stays so, each by itself.
 

@@ -17,13 +17,16 @@ from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.views.http import answers, blocking, inputs, measured, openapi, problems, watches
 from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
+from pmoves_mesh.views.http.consul import routes as consul
+from pmoves_mesh.views.http.consul.catalogue import CATALOGUE, Catalogue
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import BACKLOG, Exposure, Listener, bind, is_local
 from pmoves_mesh.views.http.prometheus import TARGETS, Targets
 from pmoves_mesh.views.http.protocol import HttpConnection
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
-from pmoves_mesh.views.http.routes import ROUTES, Route
+from pmoves_mesh.views.http.route import Route
+from pmoves_mesh.views.http.routes import ROUTES
 from pmoves_mesh.views.http.watches import WATCHES, Watches
 
 WAIT_POSITION_S: Final = 5.0
@@ -46,6 +49,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[FACADE] = facade
     app[LIMITS] = Limits(bounds, facade.clock)
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
+    app[CATALOGUE] = Catalogue(facade)
     app[TARGETS] = Targets()
     app[WATCHES] = Watches(facade.replica, facade.clock, facade.settled)
     facade.readers["events"] = lambda: app[WATCHES].watching
@@ -55,7 +59,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
     app[OPENAPI] = openapi.document(ROUTES)
     app.on_response_prepare.append(answers.finish_headers)
-    for route in ROUTES:
+    for route in (*ROUTES, *consul.ROUTES):
         app.router.add_route(route.method, route.path, _handler(route))
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, _handler(route))

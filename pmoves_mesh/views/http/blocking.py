@@ -130,6 +130,12 @@ class Blocking:
         self._look_at(answer)
         return answer.index
 
+    def reconsider(self) -> None:
+        """Looks at every answer again, after a change of which the registry holds nothing."""
+        for answer in (*self._waited.values(), *self._idle.values()):
+            answer.version = -1
+        self._plan()
+
     def end(self) -> None:
         """Answers whoever waits, and lets nobody wait any more."""
         self._ended = True

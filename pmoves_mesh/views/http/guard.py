@@ -10,6 +10,7 @@ Source: RFC 6750 (bearer tokens), RFC 6454 (the web origin).
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,9 +22,11 @@ from pmoves_mesh.core.trust import Signer
 from pmoves_mesh.errors import WriteRefusedError
 from pmoves_mesh.views.http.facade import FACADE
 from pmoves_mesh.views.http.peers import is_loopback, signer_of
+from pmoves_mesh.views.http.route import CONSUL
 
 _WRITER: Final = web.RequestKey("writer", Signer)
 _BEARER: Final = "bearer "
+_CONSUL_HEADER: Final = "X-Consul-Token"
 _LOCAL_NAME: Final = "localhost"
 
 
@@ -161,10 +164,20 @@ def _check_host(request: web.Request) -> None:
 
 def _bears(request: web.Request, token: str | None) -> bool:
     """Returns whether a request carries a token, in a time that does not tell how much of it is right."""
-    given = request.headers.get(hdrs.AUTHORIZATION, "")
-    if not token or given[: len(_BEARER)].lower() != _BEARER:
+    if not token:
         return False
-    return hmac.compare_digest(given[len(_BEARER) :].strip().encode(errors="replace"), token.encode())
+    return any(
+        hmac.compare_digest(given.encode(errors="replace"), token.encode()) for given in _tokens(request)
+    )
+
+
+def _tokens(request: web.Request) -> Iterator[str]:
+    """Yields the tokens of a request; Consul's clients have two more ways to send one."""
+    given = request.headers.get(hdrs.AUTHORIZATION, "")
+    if given[: len(_BEARER)].lower() == _BEARER:
+        yield given[len(_BEARER) :].strip()
+    if request.path.startswith(CONSUL):
+        yield from (request.headers.get(_CONSUL_HEADER, ""), request.query.get("token", ""))
 
 
 def _hostname(host: str) -> str:

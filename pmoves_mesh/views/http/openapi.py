@@ -16,7 +16,8 @@ import pmoves_mesh
 from pmoves_mesh.views.http.answers import INDEX, JSON, POSITION, STALE, TEXT, encode
 from pmoves_mesh.views.http.events import EVENT_STREAM, EventStream
 from pmoves_mesh.views.http.problems import PROBLEM_JSON
-from pmoves_mesh.views.http.routes import MIN_POSITION, Parameter, Route
+from pmoves_mesh.views.http.route import Parameter, Route
+from pmoves_mesh.views.http.routes import MIN_POSITION
 from pmoves_mesh.views.http.shapes import Problem
 
 _HEADERS: Final[dict[str, dict[str, Any]]] = {

@@ -32,8 +32,9 @@ from pmoves_mesh.errors import (
     StoreError,
     WriteRefusedError,
 )
-from pmoves_mesh.views.http.answers import encode
+from pmoves_mesh.views.http.answers import TEXT, encode
 from pmoves_mesh.views.http.inputs import BodyNotJsonError
+from pmoves_mesh.views.http.route import CONSUL
 from pmoves_mesh.views.http.shapes import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -65,12 +66,16 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _of_protocol(error)
+        response = _of_protocol(error)
+        if request.path.startswith(CONSUL):
+            response.body, response.content_type = (error.text or error.reason).encode(), TEXT
+        return response
     except MeshError as error:
         problem = of_error(error)
         if problem.status == 500 or (problem.status == 503 and isinstance(error, StoreError | PkiError)):
             _log.exception("request not served", method=request.method, path=request.path)
-        return respond(problem, retry_after_s=_retry_after_s(error))
+        response = respond(problem, retry_after_s=_retry_after_s(error))
+        return _for_consul(response, error, problem) if request.path.startswith(CONSUL) else response
     except ConnectionError:
         raise  # the client is gone
     except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
@@ -137,6 +142,24 @@ def respond(problem: Problem, *, retry_after_s: int | None = None) -> web.Respon
         response.headers[hdrs.RETRY_AFTER] = str(retry_after_s or RETRY_AFTER_S)
     if problem.status in {408, 413}:
         response.force_close()  # what else the client still sends is not read
+    return response
+
+
+def _for_consul(response: web.Response, error: MeshError, problem: Problem) -> web.Response:
+    """Makes a problem what Consul's clients know: plain text, and one of the statuses that it gives."""
+    text = problem.detail
+    match error:
+        case NothingKnownError():
+            response.set_status(500)
+            text = "No cluster leader"
+        case InvalidFieldError():
+            response.set_status(400)
+        case WriteRefusedError():
+            response.set_status(403)
+            text = f"Permission denied: {text}"
+        case _:
+            pass
+    response.body, response.content_type = text.encode(), TEXT
     return response
 
 

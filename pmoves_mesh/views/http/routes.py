@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
-from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from pmoves_mesh.core.names import (
     AskedCapabilities,
@@ -22,12 +20,11 @@ from pmoves_mesh.core.names import (
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
 from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, trust, watch, writes
-from pmoves_mesh.views.http.answers import Answer
 from pmoves_mesh.views.http.blocking import INDEX_MAX
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
-from pmoves_mesh.views.http.limits import Cost
 from pmoves_mesh.views.http.prometheus import TargetGroup
+from pmoves_mesh.views.http.route import Parameter, Route
 from pmoves_mesh.views.http.shapes import (
     CertificateWanted,
     EnrolmentRequest,
@@ -48,43 +45,6 @@ from pmoves_mesh.views.http.shapes import (
     Unregistered,
     Wanted,
 )
-
-
-class Parameter(Struct, frozen=True, kw_only=True):
-    """What a caller may put into the query or a header, or must put into the path.
-
-    Attributes:
-        type: of the value.
-    """
-
-    name: str
-    where: Literal["query", "path", "header"] = "query"
-    type: Any
-    meaning: str
-
-
-class Route(Struct, frozen=True, kw_only=True):
-    """One route.
-
-    Attributes:
-        answers: the type of the body for each status; None where it has none of ours.
-        body: the type of the request's body; None if it has none.
-        waits: whether `min_position` is heeded.
-        guard: checks who may ask, before anything is read of the body; None lets everybody.
-        cost: what a request counts as, where there are limits.
-    """
-
-    method: Literal["GET", "POST", "PUT", "DELETE"]
-    path: str
-    handle: Callable[[web.Request], Awaitable[Answer | web.StreamResponse]]
-    summary: str
-    answers: Mapping[int, Any]
-    parameters: tuple[Parameter, ...] = ()
-    body: Any = None
-    waits: bool = False
-    guard: Callable[[web.Request], None] | None = None
-    cost: Cost = "read"
-
 
 MIN_POSITION: Final = Parameter(
     name="min_position",

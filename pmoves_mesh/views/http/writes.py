@@ -14,6 +14,7 @@ from pmoves_mesh.errors import NotFoundError, ServiceNotFound
 from pmoves_mesh.ports import Maintainer
 from pmoves_mesh.views.http import inputs, listing
 from pmoves_mesh.views.http.answers import Answer, encode
+from pmoves_mesh.views.http.blocking import BLOCKING
 from pmoves_mesh.views.http.facade import FACADE
 from pmoves_mesh.views.http.guard import check_node, check_runs_here, check_service
 from pmoves_mesh.views.http.shapes import (
@@ -91,6 +92,7 @@ async def maintain_node(request: web.Request) -> Answer:
     check_node(request)
     maintainer = _maintainer(request)
     keys, position = await maintainer.maintain_node(name, _reason(wanted), wait=inputs.parse_wait(request))
+    request.app[BLOCKING].reconsider()
     return await _instances(request, keys, position)
 
 
