@@ -24,6 +24,10 @@ class SecuredHost(AgentProcess):
             PMOVES_ADVERTISE_HOST="127.0.0.1",
         )
 
+    def __exit__(self, *_error: object) -> None:
+        # The server would outlive an agent that is killed.
+        self.terminate()
+
     @property
     def nats_url(self) -> str:
         return f"tls://127.0.0.1:{self.port}"

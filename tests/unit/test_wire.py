@@ -82,7 +82,9 @@ BOUNDS: list[tuple[str, Callable[[], Event], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "make", "changes"), BOUNDS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("field", "make", "changes"), BOUNDS, ids=lambda value: getattr(value, "__name__", str(value))[:40]
+)
 def test_a_field_out_of_bounds_is_refused_and_named(
     field: str, make: Callable[[], Event], changes: dict[str, Any]
 ):
