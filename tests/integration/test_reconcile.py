@@ -80,7 +80,8 @@ async def spoil(bucket: KeyValue) -> dict[str, bytes]:
     await bucket.delete(WHISPER)
     await bucket.put(RAG, b"junk")
     await bucket.put("node.alpha", before["node.gone"])
-    await bucket.put("service.invented.alpha.1", before[WHISPER])
+    # Of a node that announces itself no more, since a manifest removes what it does not list.
+    await bucket.put("service.invented.gone.1", before[WHISPER])
     await bucket.delete("service.left-behind.gone.3")
     await bucket.delete("node.gone")
     return before
@@ -104,7 +105,7 @@ async def test_each_kind_of_difference_is_found_by_its_key_and_a_rebuild_mends_a
             (WHISPER, "bucket", "missing"),
             (RAG, "bucket", "unreadable"),
             ("node.alpha", "bucket", "unproved"),
-            ("service.invented.alpha.1", "bucket", "unproved"),
+            ("service.invented.gone.1", "bucket", "unproved"),
             ("service.left-behind.gone.3", "bucket", "missing"),
             ("node.gone", "bucket", "missing"),
         }

@@ -83,7 +83,7 @@ _BLOCKING: Final = (
     ),
     Parameter(
         name="wait",
-        type=Annotated[str, Meta(pattern=r"^([0-9]{1,9}(ms|s|m|h))+$|^[0-9]{1,9}$")],
+        type=Annotated[str, Meta(pattern=r"^([0-9]{1,9}(ms|s|m|h))+$|^[0-9]{0,9}$")],
         meaning="How long to wait at most, such as 10s or 2m: 5m if it is left out, never above 10m.",
     ),
 )
