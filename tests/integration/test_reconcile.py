@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,12 @@ from agents import AgentProcess, Mesh, eventually, mesh_in
 from nats.js.kv import KeyValue
 from plain_nats import plain_client
 
-from pmoves_mesh.core import snapshot
+from pmoves_mesh.core import records, snapshot
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.store.snapshot import SnapshotFile
 
 MESH = "pmoves-mesh"
+SETTLED_S = 20.0
 WHISPER, RAG = "service.whisper.alpha.9000", "service.rag.beta.1"
 
 
@@ -53,6 +55,20 @@ def started(mesh: Mesh, **settings: str) -> Mesh:
 async def bucket_of(mesh: Mesh) -> AsyncIterator[KeyValue]:
     async with plain_client(mesh.server.url) as client:
         yield await client.jetstream().key_value("MESH_REGISTRY")
+
+
+async def settled(bucket: KeyValue) -> None:
+    """Waits until each living node has announced all that it registered, which changes the bucket."""
+    async with asyncio.timeout(SETTLED_S):
+        while not all([await is_told_of(bucket, node) for node in ("alpha", "beta")]):
+            await asyncio.sleep(0.05)
+
+
+async def is_told_of(bucket: KeyValue, node: str) -> bool:
+    announced = msgspec.json.decode(records.decode(await value_of(bucket, f"node.{node}")).sealed.payload)
+    keys = [key for key in await bucket.keys() if key.startswith("service.") and f".{node}." in key]
+    held = [records.decode(await value_of(bucket, key)).stamp.revision for key in keys]
+    return sorted(held) == sorted(line["revision"] for line in announced["instances"])
 
 
 async def value_of(bucket: KeyValue, key: str) -> bytes:
@@ -100,6 +116,7 @@ async def test_a_sound_mesh_has_no_differences_and_an_agent_that_is_down_is_left
 async def test_each_kind_of_difference_is_found_by_its_key_and_a_rebuild_mends_all(seldom: Mesh):
     alpha = seldom.agents["alpha"]
     async with bucket_of(seldom) as bucket:
+        await settled(bucket)
         before = await spoil(bucket)
         assert differences(alpha) == {
             (WHISPER, "bucket", "missing"),
@@ -126,6 +143,7 @@ async def test_an_older_record_is_found_and_replaced(seldom: Mesh):
         eventually(
             lambda: checked(alpha)["position"] >= position and checked(alpha)["same"], "all is written"
         )
+        await settled(bucket)
         newer = await value_of(bucket, WHISPER)
         assert newer != older
         await bucket.put(WHISPER, older)
