@@ -74,7 +74,7 @@ def test_the_fastapi_service_is_found_and_finds_others(alpha: AgentProcess):
 
         def answers() -> bool:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/where/greeter") as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/where/greeter", timeout=5) as answer:
                     return json.load(answer) == {"url": f"http://127.0.0.1:{port}"}
             except OSError:
                 return False

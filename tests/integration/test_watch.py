@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from builders import announced, deregistered, instance, left, lost, registered
 from event_reader import Reader, watching
-from http_support import DEADLINE_S, HOST, NODE, Served, eventually, served
+from http_support import DEADLINE_S, HOST, NODE, Served, eventually, on_both_loops, served
 
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.event import NodeLost
@@ -423,6 +423,41 @@ class Wire(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def wire_to_somebody() -> AsyncIterator[asyncio.Transport]:
+    """Gives a real connection, as a server sees it."""
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue(1)
+    server = await asyncio.start_server(lambda _, writer: accepted.put_nowait(writer), HOST, 0)
+    async with server:
+        _, client = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield (await accepted.get()).transport
+        client.close()
+
+
+@on_both_loops
+async def test_one_that_goes_while_all_are_told_keeps_no_other_from_being_told(tmp_path: Path):
+    async with served(tmp_path) as mesh, wire_to_somebody() as transport:
+        watched, wire = build_app(another(mesh))[WATCHES], Wire()
+        gone, stays = Watcher(transport, chunked=False), Watcher(wire, chunked=False)
+
+        async def told_of_both() -> bool:
+            return b'"rag"' in wire.written and b'"tts"' in wire.written
+
+        with watched.following():
+            async with watched.using(Filter()) as everything:
+                with watched.told(everything, gone), watched.told(everything, stays):
+                    gone.live = stays.live = True
+                    await mesh.tell(registered(1, instance("rag", "beta")))
+                    transport.abort()
+                    await mesh.tell(registered(2, instance("tts", "beta")))
+                    await eventually(told_of_both, "the other is told of all that comes")
+        with pytest.raises(ConnectionError):
+            gone.write(b"more")
 
 
 async def test_a_watcher_that_was_caught_up_with_is_not_told_again_what_was_on_its_way(mesh: Served):

@@ -84,6 +84,24 @@ async def test_it_rests_after_a_round_as_long_as_it_was_told_to():
     assert loop.time() - begin_s >= 0.04
 
 
+async def test_a_round_that_fails_is_reported_and_does_not_keep_the_next_from_being_done():
+    work = Work()
+    failures = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context["exception"]))
+
+    def failing() -> Iterator[None]:
+        work.pace.plan()
+        yield from work.round()
+        if work.rounds == 1:
+            raise RuntimeError("broken")
+
+    work.pace = Pace(failing, work.clock, rest=0.0)
+    work.pace.plan()
+    await work.until(2)
+    assert [str(one) for one in failures] == ["broken"]
+    work.pace.stop()
+
+
 async def test_what_is_planned_is_dropped_when_it_stops():
     work = Work()
     work.pace.plan()

@@ -23,7 +23,8 @@ class Pace:
         """Takes the work.
 
         Args:
-            work: begins a round, and yields after each piece of it; raises nothing.
+            work: begins a round, and yields after each piece of it. Whatever it raises ends the round and
+                reaches the loop, and what changes next begins another.
             clock: the time.
             rest: how long it rests after a round, as a multiple of how long that took.
         """
@@ -55,15 +56,15 @@ class Pace:
         self._go_on(self._work())
 
     def _go_on(self, pieces: Iterator[None]) -> None:
-        began_s = now_s = self._clock.monotonic_s()
-        for _ in pieces:
-            now_s = self._clock.monotonic_s()
-            if now_s - began_s >= _SLICE_S:
-                self._timer = asyncio.get_running_loop().call_later(0, self._go_on, pieces)
-                break
-        else:
-            now_s = self._clock.monotonic_s()
-            self._working, self._timer = False, None
-        self._rested_s += (1 + self._rest) * (now_s - began_s)
-        if self._again and not self._working:
-            self.plan()
+        began_s = self._clock.monotonic_s()
+        self._timer = None
+        try:
+            for _ in pieces:
+                if self._clock.monotonic_s() - began_s >= _SLICE_S:
+                    self._timer = asyncio.get_running_loop().call_later(0, self._go_on, pieces)
+                    break
+        finally:
+            self._working = self._timer is not None
+            self._rested_s += (1 + self._rest) * (self._clock.monotonic_s() - began_s)
+            if self._again and not self._working:
+                self.plan()

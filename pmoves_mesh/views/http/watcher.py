@@ -42,13 +42,14 @@ class Watcher:
         self._stopped = asyncio.Event()
 
     def send(self, frame: bytes, chunk: bytes) -> bool:
-        """Writes what all are told, and returns whether it did: not to one that is behind.
+        """Writes what all are told, and returns whether it did: not to one that is behind, or is gone.
 
         Args:
             frame: the bytes.
             chunk: the same as a chunk of HTTP/1.1.
         """
-        if not self.live:
+        # uvloop refuses to write to a connection that is closing, until whoever serves it hears of that.
+        if not self.live or self._transport.is_closing():
             return False
         if self._transport.get_write_buffer_size() > BEHIND_BYTES_MAX:
             self._stop()
@@ -57,7 +58,13 @@ class Watcher:
         return True
 
     def write(self, frame: bytes) -> None:
-        """Writes what it alone is told, whatever waits for it."""
+        """Writes what it alone is told, whatever waits for it.
+
+        Raises:
+            ConnectionError: if it is gone.
+        """
+        if self._transport.is_closing():
+            raise ConnectionResetError
         if frame:
             self._transport.write(chunk_of(frame) if self._chunked else frame)
 
