@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 HOST = "127.0.0.1"
 SEND_BUFFER_BYTES = 32 * 1024
@@ -85,3 +88,14 @@ async def target(
             server.close()
             for task in running:
                 task.cancel()
+
+
+@contextmanager
+def grpc_server(*options: str) -> Iterator[int]:
+    """Runs a real gRPC server, and gives its port."""
+    command = [sys.executable, str(Path(__file__).with_name("grpc_service.py")), *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.stdin.close()

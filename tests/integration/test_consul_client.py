@@ -12,6 +12,7 @@ from typing import Any
 import consul
 import pytest
 from agents import AgentProcess, eventually, mesh_in
+from probe_targets import grpc_server
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -159,6 +160,18 @@ def test_http_and_scripts_are_asked(client: consul.Consul, agents: tuple[AgentPr
             f"{name} is {expected}",
         )
         client.agent.service.deregister(name)
+
+
+def test_a_grpc_server_is_asked(client: consul.Consul):
+    with grpc_server() as port:
+        for service, expected in (("rag.Search", "passing"), ("rag.Index", "critical")):
+            check = consul.Check.grpc(f"127.0.0.1:{port}/{service}", "1s") | {"FailuresBeforeCritical": 1}
+            client.agent.service.register("by-grpc", port=port, address="127.0.0.1", check=check)
+            eventually(
+                lambda expected=expected: checked(client, "by-grpc") == expected,  # type: ignore[misc]
+                f"{service} is {expected}",
+            )
+            client.agent.service.deregister("by-grpc")
 
 
 def test_what_stays_critical_is_deregistered(client: consul.Consul):

@@ -15,6 +15,8 @@ import dns.asyncquery
 import dns.exception
 import dns.flags
 import dns.message
+import dns.query
+import dns.rcode
 import pytest
 from agents import AgentProcess, eventually
 from dns_support import Answering, hosts, question, texts
@@ -261,4 +263,8 @@ def test_an_agent_whose_port_is_taken_says_so_and_takes_it_once_it_is_free(
             eventually(lambda: bool(agent.logged("DNS is answered", port=port)), "it has the port")
             assert not [line for line in agent.registry["warnings"] if "DNS" in line]
             assert len(agent.logged("DNS is not answered")) == 1
+            asked = dns.message.make_query("alpha.node.pmoves-mesh.", "A")
+            assert dns.query.udp(asked, HOST, timeout=DEADLINE_S, port=port).rcode() == dns.rcode.NOERROR
+            took = 'pmoves_mesh_dns_answer_seconds_count{rcode="NOERROR"} 1.0'
+            assert took in agent.get("/metrics").text.splitlines()
             assert agent.terminate() < 5

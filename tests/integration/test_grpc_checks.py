@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from builders import instance
 from http_support import HOST
+from probe_targets import grpc_server
 
 from pmoves_mesh.agent.health.grpc_probe import FRAME_BYTES_MAX, GrpcProbe
 from pmoves_mesh.agent.health.probes import ask
 from pmoves_mesh.core.check import GrpcCheck
 
-SERVER = Path(__file__).with_name("grpc_service.py")
 TIMEOUT_S = 10.0
 NO_HEALTH = "its gRPC server does not answer about the health of that service"
 SETTINGS, PING, GOAWAY, RST = 4, 6, 7, 3
@@ -31,16 +28,6 @@ async def found(port: int, service: str = "", timeout_s: float = TIMEOUT_S) -> t
 
 
 # A real server
-
-
-@contextmanager
-def grpc_server(*options: str) -> Iterator[int]:
-    command = [sys.executable, str(SERVER), *options]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-        process.stdin.close()
 
 
 async def test_a_real_grpc_server_says_which_of_its_services_serve():

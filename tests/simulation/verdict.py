@@ -24,6 +24,7 @@ from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.rebuild import rebuild
 
 _CURRENT_S: Final = 60.0
+_FRESH: Final = "a replica booted from the bucket"
 
 
 async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Expectations]) -> None:
@@ -33,7 +34,7 @@ async def check(mesh: Mesh, hosts: Sequence[Host], expectations: Mapping[str, Ex
         if not host.was_refused:
             _check_owner(mesh, host, expectations[host.label])
     replicas = {host.label: host.agent.replica for host in hosts if host.agent is not None}
-    replicas["a replica booted from the bucket"] = await _fresh(mesh, from_bucket=True)
+    replicas[_FRESH] = await _fresh(mesh, from_bucket=True)
     if not mesh.law.begun_anew and not {"age", "truncate"} & mesh.chronicle.happened.keys():
         replicas["a replay of the stream"] = await _fresh(mesh, from_bucket=False)
     for name, replica in replicas.items():
@@ -103,7 +104,7 @@ def _check_replica(mesh: Mesh, name: str, replica: Replica, hosts: Sequence[Host
         if host.vanished:
             gone |= {key for key in host.stored() if status == "left"}
             # A witness that was revoked since may have said so: the next one that boots says it again.
-            wrong = status == "alive" and not law.begun_anew
+            wrong = status == "alive" and not (law.begun_anew and name == _FRESH)
         else:
             owned |= host.stored()
             wrong = status != "alive" if host.is_up else status not in away
