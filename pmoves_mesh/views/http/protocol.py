@@ -102,6 +102,6 @@ class HttpConnection(web.RequestHandler):
 
     def _give_up(self) -> None:
         self._deadline = None
-        if self._mid_header and self.transport is not None:
+        if self._mid_header and self.transport is not None and not self.transport.is_closing():
             self.transport.write(_TOO_SLOW)
         self.force_close()
