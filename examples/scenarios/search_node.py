@@ -1,0 +1,45 @@
+"""A node that searches in one way, which it is given as its only word: `vector`, `graph` or `full-text`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+from aiohttp import web
+from texts import WAYS
+
+from pmoves_mesh import Mesh
+
+
+async def serve(kind: str) -> None:
+    """Searches for whoever asks, until it is told to end."""
+    app = web.Application()
+
+    async def search(request: web.Request) -> web.Response:
+        return web.json_response({"found": WAYS[kind](request.query["q"])})
+
+    app.router.add_get("/search", search)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with Mesh.connect() as mesh, mesh.register(f"{kind}-search", port=port, capabilities=[kind]):
+            await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+async def main() -> None:
+    """Ends in order on SIGTERM."""
+    serving = asyncio.ensure_future(serve(sys.argv[1]))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
