@@ -30,7 +30,7 @@ async def main() -> None:
             mesh[name].run("search_node.py", kind)
         async with aiohttp.ClientSession() as http, Mesh.connect(mesh["pc"].url) as found:
             coordinator = Coordinator(found, http)
-            await until_all(coordinator)
+            await until_all(found, coordinator)
             await ask(coordinator, "all are there", ALL)
             vector.kill()
             others = {**ALL, "vector": "jetson"}
@@ -42,7 +42,7 @@ async def main() -> None:
             mesh["vps"].start()
             mesh["vps"].run("search_node.py", "graph")
             mesh["gpu"].run("search_node.py", "vector")
-            await until_all(coordinator)
+            await until_all(found, coordinator)
             await ask(coordinator, "they are back", ALL)
 
 
@@ -55,10 +55,11 @@ async def ask(coordinator: Coordinator, when: str, expected: Mapping[str, str]) 
         sys.exit(f"expected {expected}")
 
 
-async def until_all(coordinator: Coordinator) -> None:
-    """Asks until every kind of node answers from where it is expected."""
+async def until_all(mesh: Mesh, coordinator: Coordinator) -> None:
+    """Waits until four nodes are found, and each kind answers from where it is expected."""
     for _ in range(int(PATIENCE_S / POLL_S)):
-        if (await coordinator.ask(QUESTION)).asked == ALL:
+        found = [one for kind in ALL for one in await mesh.discover(kind)]
+        if len(found) == 4 and (await coordinator.ask(QUESTION)).asked == ALL:
             return
         await asyncio.sleep(POLL_S)
     sys.exit("not all of them answer")
