@@ -138,6 +138,32 @@ async def test_a_removal_waits_for_the_registration_that_is_under_way(
     assert not mesh.registrations.held
 
 
+def slow_disk(mesh: Served, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Lets nothing become durable until what it returns is set."""
+    commit, disk = mesh.store.commit, asyncio.Event()
+
+    async def commit_later(one: Commit) -> tuple[int, ...]:
+        await disk.wait()
+        return await commit(one)
+
+    monkeypatch.setattr(mesh.store, "commit", commit_later)
+    return disk
+
+
+async def test_what_is_on_its_way_to_the_disk_is_not_stated_a_second_time(
+    mesh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    disk = slow_disk(mesh, monkeypatch)
+    registering = asyncio.create_task(mesh.register(name="rag", port=1))
+    async with asyncio.timeout(DEADLINE_S):
+        while not mesh.registrations.held:
+            await asyncio.sleep(0)
+        (key,) = mesh.registrations.held
+        assert not await mesh.registrations.restate(key)
+    disk.set()
+    assert (await registering).body["service"]["revision"] == 1
+
+
 async def test_what_is_removed_while_other_services_are_stated_again_stays_removed(
     mesh: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -149,13 +175,7 @@ async def test_what_is_removed_while_other_services_are_stated_again_stays_remov
         assert (await mesh.register(name=name, port=1)).status == 200
     for key in registrations.held:
         registry.drop(key)  # as if the mesh did not know them any more
-    commit, disk = mesh.store.commit, asyncio.Event()
-
-    async def commit_later(one: Commit) -> tuple[int, ...]:
-        await disk.wait()
-        return await commit(one)
-
-    monkeypatch.setattr(mesh.store, "commit", commit_later)
+    disk = slow_disk(mesh, monkeypatch)
     restating = asyncio.create_task(announcer._reconcile())
     removing = asyncio.create_task(registrations.deregister("whisper", wait=False))
     while {key.service for key in registrations.held} != {"rag"}:
