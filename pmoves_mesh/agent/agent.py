@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import LeaseKeeper
 from pmoves_mesh.agent.liveness.watching import keeper_of, watching
 from pmoves_mesh.agent.micro.taking_part import micro_loops
+from pmoves_mesh.agent.notify import Notifier
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.reconcile import Charge, Reconciler
@@ -68,6 +70,7 @@ class _Parts:
     outbox: Outbox
     saver: Saver
     lease: LeaseKeeper
+    notifier: Notifier
     loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
 
@@ -109,7 +112,9 @@ async def serve(
         ground = await lay(config, clock, stack)
         store = await stack.enter_async_context(Store.opened(config.data_dir))
         voice = await _find_voice(ground, store)
-        await _run(await _assemble(ground, voice, stack, listening), stop)
+        parts = await _assemble(ground, voice, stack, listening)
+        parts.notifier.ready()
+        await _run(parts, stop)
 
 
 async def _find_voice(ground: Ground, store: Store) -> _Voice:
@@ -188,13 +193,15 @@ async def _assemble(
     joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
+    notifier = Notifier.of(os.environ, facts.line, clock)
     loops = (
+        notifier.run,
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
-    return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
+    return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
 
 
 def _metrics(
@@ -244,6 +251,7 @@ async def _run(parts: _Parts, stop: asyncio.Event) -> None:
         tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in parts.loops]
         announcing = group.create_task(parts.announcer.run(), name="announcer")
         await stop.wait()
+        parts.notifier.stopping()
         announcing.cancel()
         await _leave(parts)
         for task in tasks:

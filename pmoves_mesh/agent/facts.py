@@ -72,6 +72,14 @@ class Facts:
             repairs=dict(replica.repairs),
         )
 
+    def line(self) -> str:
+        """Returns how the agent is in one line, at little cost, and the same as long as that is the same."""
+        nodes = f"nodes: {len(self._replica.registry.nodes)}"
+        if self._replica.is_current:
+            return f"the mesh is followed, {nodes}"
+        problem = self._link.connection.problem or self._link.problem or "catching up"
+        return f"answering from memory, {nodes} ({problem})"
+
     def _warnings(self) -> list[str]:
         warnings = []
         problem = self._link.connection.problem or self._link.problem
