@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,14 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.query
 import pytest
 import requests
-from agents import AgentProcess, Mesh, eventually, mesh_in
+import yaml
+from agents import ROOT, AgentProcess, Mesh, eventually, mesh_in
 from pages import snippets
 from ports import free_port
 
 pytestmark = pytest.mark.timeout(180)
 
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "pmoves-mesh.json"
 SCRAPED = (
     "pmoves_mesh_replica_position",
     "pmoves_mesh_replica_behind_events",
@@ -98,7 +103,8 @@ class Prometheus:
 def watched(mesh: Mesh, tmp_path: Path) -> Iterator[tuple[AgentProcess, Prometheus]]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")
-    agent = mesh.started("alpha", SERVICE_REGISTRY_PORT=str(free_port()))
+    ports = {name: str(free_port()) for name in ("SERVICE_REGISTRY_PORT", "PMOVES_DNS_PORT")}
+    agent = mesh.started("alpha", **ports)
     prometheus = Prometheus(tmp_path / "prometheus", agent)
     with prometheus.running():
         yield agent, prometheus
@@ -173,3 +179,32 @@ def test_the_service_of_the_page_is_scraped_where_the_page_says(watched: tuple[A
     eventually(lambda: "whisper" in prometheus.targets(), "the target appears")
     target: Any = prometheus.targets()["whisper"]
     assert target["scrapeUrl"] == "http://127.0.0.1:9100/api/metrics"
+
+
+def test_every_panel_of_the_dashboard_has_something_to_show(watched: tuple[AgentProcess, Prometheus]):
+    agent, prometheus = watched
+    register(agent, "rag", 9001, check={"type": "tcp", "interval_s": 1})
+    dashboard = json.loads(DASHBOARD.read_text())
+    (source,) = dashboard["templating"]["list"]
+    panels = dashboard["panels"]
+    assert {one["datasource"]["uid"] for one in panels} == {f"${{{source['name']}}}"}
+    assert len({one["id"] for one in panels}) == len(panels) == len({one["title"] for one in panels})
+    for title, target in [(one["title"], target) for one in panels for target in one["targets"]]:
+        query = target["expr"].replace("$__rate_interval", "20s")
+
+        def shows(query: str = query) -> bool:
+            asked = dns.message.make_query("alpha.node.pmoves-mesh.", "A")
+            dns.query.udp(asked, "127.0.0.1", timeout=5, port=int(agent.environment["PMOVES_DNS_PORT"]))
+            return bool(prometheus.values(query))
+
+        eventually(shows, f"{title}: {query}")
+
+
+def test_grafana_is_given_the_dashboard_and_a_source():
+    (source,) = provisioned("datasources/prometheus.yml")["datasources"]
+    (provider,) = provisioned("dashboards/pmoves-mesh.yml")["providers"]
+    assert (source["type"], source["isDefault"], provider["type"]) == ("prometheus", True, "file")
+
+
+def provisioned(name: str) -> Any:
+    return yaml.safe_load((DASHBOARD.parents[1] / "provisioning" / name).read_text())
