@@ -11,7 +11,8 @@ import pytest
 
 POLICY = Path(__file__).parents[2] / "deploy" / "tailscale" / "policy.hujson"
 MESHES = ({"tag:pmoves", "tag:pmoves-hub"}, {"tag:pmoves-guest", "tag:pmoves-guest-hub"})
-PORTS = (22, 80, 443, 1023, 1024, 4222, 6222, 7422, 8100, 9000, 65535)
+SYSTEM_PORTS = (22, 80, 443, 1023)
+PORTS = (*SYSTEM_PORTS, 1024, 4222, 6222, 7422, 8100, 9000, 65535)
 
 
 def policy() -> dict[str, Any]:
