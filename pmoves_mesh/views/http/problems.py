@@ -39,6 +39,8 @@ from pmoves_mesh.views.http.shapes import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 1
+GONE: Final = 499
+"""The status that is measured of a request whose client is gone before it is answered, as nginx counts it."""
 
 _FAULT: Final = "this agent has a fault; its log says more"
 _STORE: Final = "the local database cannot be read or written; the agent's log says more"
@@ -76,11 +78,16 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             _log.exception("request not served", method=request.method, path=request.path)
         response = respond(problem, retry_after_s=_retry_after_s(error))
         return _for_consul(response, error, problem) if request.path.startswith(CONSUL) else response
-    except ConnectionError:
-        raise  # the client is gone
-    except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
+        if isinstance(error, ConnectionError) and is_gone(request):
+            return web.Response(status=GONE)  # nobody gets it, and the log is not for that
         _log.exception("request failed", method=request.method, path=request.path)
         return respond(problem_of(500, _FAULT))
+
+
+def is_gone(request: web.Request) -> bool:
+    """Returns whether whoever asked has closed the connection."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def of_error(error: MeshError) -> Problem:
