@@ -10,7 +10,9 @@ from pathlib import Path
 GIB_KB = 2**20
 JETSON_COMPATIBLE = "nvidia,p3768-0000+p3767-0003\0nvidia,p3767-0003\0nvidia,tegra234\0"
 JETSON_MODEL = "NVIDIA Jetson Orin Nano Developer Kit\0"
-JETSON_RELEASE = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan 8\n"
+JETSON_RELEASE = (
+    "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan 8\n"
+)
 
 
 def write(root: Path, name: str, text: str | int) -> None:
@@ -59,7 +61,9 @@ def jetson(root: Path, *, memory_gb: float = 7.44, busy: int = 250) -> Path:
     return root
 
 
-def amd_card(root: Path, number: int = 0, *, memory_gb: float = 24, used_gb: float = 6, busy: int = 40) -> Path:
+def amd_card(
+    root: Path, number: int = 0, *, memory_gb: float = 24, used_gb: float = 6, busy: int = 40
+) -> Path:
     """A Radeon RX 7900 XTX, with ROCm and the connectors of its screens; returns the host's root."""
     card = f"sys/class/drm/card{number}"
     write(root, f"{card}/device/vendor", "0x1002\n")

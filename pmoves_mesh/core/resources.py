@@ -104,7 +104,7 @@ def capabilities_of(resources: Resources) -> tuple[str, ...]:
 def gigabytes(size_bytes: int) -> float:
     """Returns a size in GiB, rounded so that it names what was bought: whole, or to a tenth below 2."""
     exact = size_bytes / _GIB
-    return float(round(exact)) if exact >= _WHOLE_FROM_GB else round(exact, 1)
+    return round(exact) if exact >= _WHOLE_FROM_GB else round(exact, 1) or 0
 
 
 def architecture(machine: str) -> str:

@@ -56,14 +56,15 @@ class Detection:
     def resources(self) -> Resources:
         """Returns what the host has."""
         root, gpus = self._root, self._gpus()
+        unknown: float = 0
         return Resources(
             arch=architecture(self._machine),
             board=self._part("board", lambda: jetson.board(root), ""),
             soc=self._part("soc", lambda: jetson.soc(root), ""),
             cpu_model=self._part("cpu", lambda: host.cpu_model(root), ""),
             cpu_cores=self._part("cpu", lambda: host.cpu_cores(root), 0),
-            memory_gb=self._part("memory", lambda: gigabytes(host.memory_bytes(root)), 0.0),
-            disk_gb=self._part("disk", lambda: gigabytes(host.disk_bytes(self._data_dir)), 0.0),
+            memory_gb=self._part("memory", lambda: gigabytes(host.memory_bytes(root)), unknown),
+            disk_gb=self._part("disk", lambda: gigabytes(host.disk_bytes(self._data_dir)), unknown),
             gpu_count=len(gpus),
             gpu=gpus,
         )
