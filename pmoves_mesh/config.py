@@ -113,6 +113,7 @@ class Config:
     announce_s: float
     advertise_host: str | None
     data_dir: Path
+    host_root: Path
     tls_dir: Path
     accept_unsigned: bool
     bridge_announce: bool
@@ -190,6 +191,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),
         data_dir=values.directory("PMOVES_DATA_DIR"),
+        host_root=values.directory("PMOVES_HOST_ROOT"),
         tls_dir=values.directory("PMOVES_TLS_DIR"),
         accept_unsigned=values.choice("PMOVES_UNSIGNED", "reject", "accept") == "accept",
         bridge_announce=values.choice("PMOVES_BRIDGE_ANNOUNCE", "0", "1") == "1",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from pmoves_mesh.core.envelope import SealedEvent
+from pmoves_mesh.core.load import LoadView
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.names import HealthStatus
 from pmoves_mesh.core.registration import Registration
@@ -301,6 +302,16 @@ class Maintainer(Protocol):
         self, node: str, reason: str | None, *, wait: bool = True
     ) -> tuple[Sequence[InstanceKey], int | None]:
         """Sets or lifts the mark of this whole node, and of whatever it registers meanwhile."""
+
+
+class Surveyor(Protocol):
+    """Who finds out about nodes what they do not announce; both methods answer within a second."""
+
+    async def loads(self, nodes: Collection[str]) -> Mapping[str, LoadView]:
+        """Returns how much of each node is in use; those of which nothing is known are left out."""
+
+    async def round_trips_ms(self, nodes: Collection[str]) -> Mapping[str, float]:
+        """Returns the milliseconds to each node and back; those that do not answer are left out."""
 
 
 class Enrolment(Struct, frozen=True, kw_only=True):

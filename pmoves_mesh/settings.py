@@ -82,6 +82,11 @@ SETTINGS: Final = (
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
     Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
+    Setting(
+        "PMOVES_HOST_ROOT",
+        "/",
+        "directory with the host's `proc`, `sys`, `dev` and `etc`, where its resources are read",
+    ),
     Setting("PMOVES_TLS_DIR", "tls", "where the mesh's CA and certificates are"),
     Setting("MESH_PASSPHRASE", "", "passphrase of the CA's key, where it is encrypted"),
     Setting(

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.change import Change
+from pmoves_mesh.core.choice import Choice, best_first, matching
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
@@ -26,9 +27,10 @@ from pmoves_mesh.core.event import (
     NodeLost,
     RootsRotated,
 )
+from pmoves_mesh.core.load import Survey
 from pmoves_mesh.core.model import Instance, ManifestEntry
 from pmoves_mesh.core.projection import apply
-from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.registry import InstanceEntry, Registry
 from pmoves_mesh.core.trust import Trust, fingerprint
 
 MESH: Final = "pmoves-mesh"
@@ -242,6 +244,16 @@ def revoked(*fingerprints: str) -> CertificatesRevoked:
 
 def rotated(*roots: str) -> RootsRotated:
     return RootsRotated(**_head("root", 1, {}), operator="root", roots=roots)
+
+
+def discovered(
+    registry: Registry, capabilities: tuple[str, ...] = (), *, node: str = "", **asked: Any
+) -> list[InstanceEntry]:
+    """Returns where a client of `node` that asks for this should go, the best first."""
+    survey = asked.pop("survey", Survey())
+    choice = Choice(capabilities=capabilities, **asked)
+    found = matching(registry, registry.with_capabilities(capabilities), choice)
+    return best_first(found, choice, node=node, survey=survey)
 
 
 def _head(node: str, revision: int, fields: dict[str, Any]) -> dict[str, Any]:

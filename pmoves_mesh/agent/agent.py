@@ -29,6 +29,7 @@ from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
 from pmoves_mesh.agent.reconcile import Charge, Reconciler
 from pmoves_mesh.agent.registrations import Registrations
+from pmoves_mesh.agent.resources.equipment import equip
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trust.certificates import CertificateWatch
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca, local_secret
@@ -152,6 +153,7 @@ async def _assemble(
     clones, watch = Clones(author), CertificateWatch(config, clock)
     metrics, readers = _metrics(ground, voice, watch)
     latencies = Latencies(metrics.registry)
+    equipment = await equip(ground, replica)
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
     dns = DnsServer(config, replica, clock, latencies.dns)
@@ -175,6 +177,7 @@ async def _assemble(
         observe=latencies.http,
         settled=lambda: voice.outbox.depth == 0,
         readers=readers,
+        surveyor=equipment.survey,
     )
     certificate, key = identity_files(config)
     files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
@@ -187,7 +190,7 @@ async def _assemble(
     announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
     custody.restate = announcer.restate
     lease, reconciler = (
-        keeper_of(ground, author, replica, clones.note, latencies.lease),
+        keeper_of(ground, author, replica, clones.note, latencies.lease, lambda: equipment.meter.load),
         _reconciler(ground, voice, announcer, link),
     )
     joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
@@ -196,6 +199,7 @@ async def _assemble(
     notifier = Notifier.of(os.environ, facts.line, clock)
     loops = (
         notifier.run,
+        *equipment.loops(announcer),
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),

@@ -22,7 +22,9 @@ from pmoves_mesh.core.event import (
     NodeLeft,
 )
 from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
+from pmoves_mesh.core.names import CAPABILITIES_MAX
 from pmoves_mesh.core.query import iso
+from pmoves_mesh.core.resources import Resources, capabilities_of, described
 from pmoves_mesh.core.witness import announce_interval_s
 from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
@@ -42,6 +44,9 @@ class Announcer:
 
     A repetition has the stamp of what it repeats and a time to live, so it leaves no trace in
     the stream. It lets every replica see that it has what this node holds.
+
+    Attributes:
+        resources: what this host has; whoever changes it calls `restate`.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Announcer:
         log: EventLog,
         clock: Clock,
     ) -> None:
+        self.resources = Resources()
         self._config = config
         self._author = author
         self._registrations = registrations
@@ -204,6 +210,9 @@ class Announcer:
     def _announcement(self, place: Place) -> NodeAnnounced:
         config, held = self._config, self._registrations.held
         services = dict.fromkeys(key.service for key in held)
+        # What is set comes first, so that it is never what is too much.
+        can = dict.fromkeys((*config.capabilities, *capabilities_of(self.resources)))
+        capabilities = tuple(can)[:CAPABILITIES_MAX]
         return NodeAnnounced(
             **place,
             instances=self._manifest(place["incarnation"]),
@@ -212,11 +221,12 @@ class Announcer:
             host=self._registrations.host,
             port=config.http_port,
             mode=config.mode,
-            caps=dict.fromkeys(config.capabilities, True),
-            capabilities=config.capabilities,
+            caps=dict.fromkeys(capabilities, True),
+            capabilities=capabilities,
             services_running=tuple(services)[:_SERVICES_SHOWN_MAX],
             ts=self._clock.now_ms() / 1000,
             version=__version__,
+            resources=described(self.resources),
             enrols=keeps_ca(config) and not is_loopback(config.http_host),
         )
 

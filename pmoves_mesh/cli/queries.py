@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import quote
 
 import click
 
 from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.conditions import RULE, parse_conditions
 from pmoves_mesh.cli.console import Column, example, print_fields, print_json, print_table
+from pmoves_mesh.core.choice import LIMIT_MAX, Preference
 
 _INSTANCE_COLUMNS: Final = (
     Column("SERVICE", "name"),
@@ -101,12 +103,36 @@ def service_command(*, name: str, as_json: bool) -> None:
     _print_instances(instances)
 
 
-@click.command("discover", epilog=example("pmoves-mesh discover stt gpu"))
-@click.argument("capabilities", nargs=-1, required=True, metavar="CAPABILITY...")
+@click.command(
+    "discover",
+    epilog=example(
+        "pmoves-mesh discover stt gpu",
+        "pmoves-mesh discover --where 'resources.gpu.memory_gb>=8' --prefer least_loaded --limit 1",
+    ),
+)
+@click.argument("capabilities", nargs=-1, metavar="[CAPABILITY]...")
+@click.option("--where", "conditions", multiple=True, metavar="CONDITION", help=f"{RULE}; may be repeated.")
+@click.option(
+    "--prefer",
+    type=click.Choice(get_args(Preference)),
+    help="What decides among those that are equally well; local by default.",
+)
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), help="How many to list at most.")
 @json_option
-def discover_command(*, capabilities: tuple[str, ...], as_json: bool) -> None:
-    """List the instances that have all of the given capabilities, the best first."""
-    answer = AgentClient(read_config()).post("/api/discover", {"capabilities": list(capabilities)})
+def discover_command(
+    *,
+    capabilities: tuple[str, ...],
+    conditions: tuple[str, ...],
+    prefer: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List the instances that have all of the given capabilities and match all conditions, best first."""
+    if not capabilities and not conditions:
+        raise click.UsageError("name a capability, or a condition with --where")
+    asked = {"where": parse_conditions(conditions), "prefer": prefer, "limit": limit}
+    body = {name: value for name, value in asked.items() if value}
+    answer = AgentClient(read_config()).post("/api/discover", {"capabilities": list(capabilities), **body})
     if as_json:
         print_json(answer.fields)
     else:

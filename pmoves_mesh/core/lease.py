@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from pmoves_mesh.core.envelope import SigningIdentity
+from pmoves_mesh.core.load import Load
 from pmoves_mesh.core.names import Counter, Host, Label
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import (
@@ -61,6 +62,7 @@ class Lease(Struct, frozen=True, kw_only=True):
         host: where it runs.
         time_ms: when it wrote this, by its own clock, unix milliseconds; nothing is decided by it.
         connection: to the server, through which it writes: see `Connection.id`.
+        load: how much of its host is in use; None where that is not known, as in leases of old.
     """
 
     node: Label
@@ -71,6 +73,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     host: Host
     time_ms: Counter
     connection: Annotated[str, Meta(max_length=256)] = ""
+    load: Load | None = None
 
 
 class Claim(Struct, frozen=True):

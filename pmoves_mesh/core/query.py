@@ -16,7 +16,7 @@ from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.names import HealthStatus, Mode, NodeStatus
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
 
-_HEALTH_RANK: Final[dict[HealthStatus, int]] = {"healthy": 0, "unknown": 1, "unhealthy": 2}
+HEALTH_RANK: Final[dict[HealthStatus, int]] = {"healthy": 0, "unknown": 1, "unhealthy": 2}
 
 
 class InstanceView(Struct, frozen=True, kw_only=True):
@@ -112,22 +112,6 @@ def matches(registry: Registry, entry: InstanceEntry, wanted: Filter) -> bool:
     if not wanted.healthy_only:
         return True
     return record.health_status == "healthy" and registry.is_discoverable(entry)
-
-
-def discover(registry: Registry, capabilities: tuple[str, ...], *, node: str = "") -> list[InstanceEntry]:
-    """Returns the instances that can serve all of `capabilities`, the best first.
-
-    Args:
-        registry: where to look.
-        capabilities: all must match.
-        node: the asker's own node, whose instances are preferred among equals.
-    """
-    found = (
-        entry
-        for entry in registry.with_capabilities(capabilities)
-        if entry.record.health_status != "unhealthy" and registry.is_discoverable(entry)
-    )
-    return _best_first(found, node)
 
 
 def resolve(registry: Registry, service: str, *, node: str = "") -> list[InstanceEntry]:
@@ -227,7 +211,7 @@ def _best_first(entries: Iterable[InstanceEntry], node: str) -> list[InstanceEnt
     return sorted(
         entries,
         key=lambda entry: (
-            _HEALTH_RANK[entry.record.health_status],
+            HEALTH_RANK[entry.record.health_status],
             entry.record.port == 0,
             entry.record.node != node,
             entry.key,

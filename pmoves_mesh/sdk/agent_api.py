@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from msgspec import Struct
 
+from pmoves_mesh.core.choice import Preference
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.errors import (
     InvalidFieldError,
@@ -48,6 +49,10 @@ class AgentIndex(Struct, frozen=True, kw_only=True):
 
 class _Registered(Struct, frozen=True, kw_only=True):
     service: Instance
+
+
+class _Discovered(Struct, frozen=True, kw_only=True):
+    services: list[Instance]
 
 
 class _Problem(Struct, frozen=True, kw_only=True):
@@ -93,6 +98,14 @@ class AgentApi:
         """Takes an instance off the agent's node."""
         path = f"/api/services/{quote(name, safe='')}?id={quote(instance_id)}"
         await self._ask("DELETE", path, name=name)
+
+    async def discover(
+        self, capabilities: Sequence[str], where: Mapping[str, Any], prefer: Preference, limit: int | None
+    ) -> list[Instance]:
+        """Returns the instances that the agent would send a client to, the best first."""
+        body = {"capabilities": capabilities, "where": where, "prefer": prefer}
+        asked = body if limit is None else {**body, "limit": limit}
+        return _decoded(await self._ask("POST", "/api/discover", asked), _Discovered, self.url).services
 
     async def report(self, name: str, instance_id: str, status: Said, output: str) -> None:
         """Tells how an instance is."""

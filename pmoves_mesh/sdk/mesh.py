@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 import structlog
 
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config, load
+from pmoves_mesh.core.choice import Preference
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.sdk.agent_api import AgentApi
@@ -280,21 +281,40 @@ class Mesh:
         """Tells that a call to an instance failed that `resolve` gave: it is shunned for a while."""
         self._balancer.blame(instance)
 
-    async def discover(self, *capabilities: str, name: str | None = None) -> list[Instance]:
+    async def discover(
+        self,
+        *capabilities: str,
+        name: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        prefer: Preference | None = None,
+        limit: int | None = None,
+    ) -> list[Instance]:
         """Returns the instances that can serve all capabilities, the best first, from memory.
+
+        What nodes have, how loaded they are and how far away, the agent knows: it is asked where
+        `where` or `prefer` is given.
 
         Args:
             capabilities: all must match; none match every instance.
             name: only instances of this service.
+            where: conditions by path, such as `{"resources.gpu.memory_gb": {"gte": 8}}`.
+            prefer: `local`, `least_loaded` or `nearest`: what decides among those that are equally well.
+            limit: how many are wanted at most, 1 to 1000; None for all.
 
         Raises:
             NothingKnownError: if the mesh is not seen within 5 s.
+            InvalidFieldError: if a condition cannot be one.
+            AgentUnavailable: if the agent is to be asked, and does not answer.
         """
+        if where is not None or prefer is not None:
+            named = {} if name is None else {"name": name}
+            api = self._entered.api
+            return await api.discover(capabilities, {**(where or {}), **named}, prefer or "local", limit)
         if not self._directory.is_informed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_KNOWN_S):
                     await self._informed.wait()
-        return self._directory.discover(capabilities, name=name)
+        return self._directory.discover(capabilities, name=name)[:limit]
 
     def watch(self, name: str | None = None, *capabilities: str) -> AsyncGenerator[Change, None]:
         """Yields every instance as `added`, then each that comes, changes or goes, without end.

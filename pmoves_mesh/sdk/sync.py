@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
+from pmoves_mesh.core.choice import Preference
 from pmoves_mesh.sdk.changes import Change
 from pmoves_mesh.sdk.instance import Instance
 from pmoves_mesh.sdk.messages import Message
@@ -111,9 +112,17 @@ class SyncMesh:
         """Tells that a call failed; see `Mesh.failed`."""
         self._entered.failed(instance)
 
-    def discover(self, *capabilities: str, name: str | None = None) -> list[Instance]:
+    def discover(
+        self,
+        *capabilities: str,
+        name: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        prefer: Preference | None = None,
+        limit: int | None = None,
+    ) -> list[Instance]:
         """Returns the instances that can serve all capabilities; see `Mesh.discover`."""
-        return self._call(self._entered.discover(*capabilities, name=name))
+        mesh = self._entered
+        return self._call(mesh.discover(*capabilities, name=name, where=where, prefer=prefer, limit=limit))
 
     def watch(self, name: str | None = None, *capabilities: str) -> Iterator[Change]:
         """Yields every instance, then each change, without end; see `Mesh.watch`."""

@@ -175,11 +175,24 @@ async def test_discovery_takes_every_shape_of_body_and_any_content_type(
         (b"[1]", 422, "capabilities"),
         (b'["!"]', 422, "capabilities[0]"),
         (b'{"capabilities": null}', 422, "capabilities"),
+        (b'{"prefer": "local"}', 422, "capabilities"),
+        (b'{"where": 3}', 422, "where"),
+        (b'{"where": {"colour": "red"}}', 422, "where"),
+        (b'{"where": {"port": {"gte": null}}}', 422, "where.port.gte"),
+        (b'{"where": {}, "prefer": "cheapest"}', 422, "prefer"),
+        (b'{"where": {}, "prefer": 1}', 422, "prefer"),
+        (b'{"where": {}, "limit": 0}', 422, "limit"),
+        (b'{"where": {}, "limit": 1001}', 422, "limit"),
+        (b'{"where": {}, "limit": "5"}', 422, "limit"),
+        (b'{"where": {}, "limit": true}', 422, "limit"),
+        (b'{"where": {}, "limit": null}', 422, "limit"),
     ],
 )
 async def test_a_bad_discovery_is_a_problem(mesh: Served, body: bytes, status: int, field: str):
     answer = await mesh.ask("POST", "/api/discover", data=body)
     assert (answer.status, answer.body["field"]) == (status, field)
+    assert answer.body["detail"].startswith(f"{field}: ")
+    assert "\n" not in answer.body["detail"]
 
 
 async def test_nodes_are_listed_with_their_status(mesh: Served):

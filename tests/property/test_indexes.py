@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from builders import NOW_MS, Story, announced, deregistered, evicted, expired, instance, left, registered
+from builders import (
+    NOW_MS,
+    Story,
+    announced,
+    deregistered,
+    discovered,
+    evicted,
+    expired,
+    instance,
+    left,
+    registered,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -98,7 +109,7 @@ class Indexes(RuleBasedStateMachine):
             if entry.key[:2] == ("rag", "alpha") and "gpu" in entry.record.capabilities
         )
         living = {name for name, node in registry.nodes.items() if node.status == "alive"}
-        assert _keys(query.discover(registry, ("gpu",))) == _keys(
+        assert _keys(discovered(registry, ("gpu",))) == _keys(
             entry
             for entry in seen
             if entry.record.node in living

@@ -61,6 +61,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         announce_s=15.0,
         advertise_host=None,
         data_dir=cwd / "data",
+        host_root=Path("/"),
         tls_dir=cwd / "tls",
         accept_unsigned=False,
         bridge_announce=False,

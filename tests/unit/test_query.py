@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import NOW_MS, Story, announced, evicted, instance, left, lost, registered
+from builders import NOW_MS, Story, announced, discovered, evicted, instance, left, lost, registered
 
 from pmoves_mesh.core import query
 from pmoves_mesh.core.model import InstanceKey
@@ -68,15 +68,15 @@ def test_what_is_not_listed_is_never_found(story: Story):
 
 
 def test_discovery_leaves_out_unhealthy_instances_lost_nodes_and_maintenance(story: Story):
-    assert _keys(query.discover(story.registry, ("rag",))) == [ALPHA_RAG]
+    assert _keys(discovered(story.registry, ("rag",))) == [ALPHA_RAG]
     story.tell(registered(3, instance("rag", "alpha", capabilities=("rag",), maintenance=True)))
-    assert query.discover(story.registry, ("rag",)) == []
+    assert discovered(story.registry, ("rag",)) == []
 
 
 def test_discovery_needs_every_capability(story: Story):
-    assert _keys(query.discover(story.registry, ("gpu", "rag"))) == [ALPHA_RAG]
-    assert _keys(query.discover(story.registry, ())) == [ALPHA_RAG, ALPHA_TTS]
-    assert query.discover(story.registry, ("gpu", "none")) == []
+    assert _keys(discovered(story.registry, ("gpu", "rag"))) == [ALPHA_RAG]
+    assert _keys(discovered(story.registry, ())) == [ALPHA_RAG, ALPHA_TTS]
+    assert discovered(story.registry, ("gpu", "none")) == []
 
 
 def test_resolving_gives_unhealthy_instances_last(story: Story):

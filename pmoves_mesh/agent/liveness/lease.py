@@ -16,6 +16,7 @@ import structlog
 from pmoves_mesh.core import lease
 from pmoves_mesh.core.envelope import SigningIdentity
 from pmoves_mesh.core.lease import Claim, Decision, Lease
+from pmoves_mesh.core.load import Load
 from pmoves_mesh.errors import IdentityCloned, LogError, LogUnavailable, RemoteProtocolError, SequenceConflict
 from pmoves_mesh.ports import Bucket, BucketEntry, Clock
 from pmoves_mesh.verifier import Verifier
@@ -44,6 +45,7 @@ class Tenant:
         incarnation: gives this run's.
         identity: gives what this node signs with; another one after each renewal.
         connection: gives the connection through which the lease is written; see `Connection.id`.
+        load: gives how much of this host is in use, as it was last read.
     """
 
     node: str
@@ -52,6 +54,7 @@ class Tenant:
     incarnation: Callable[[], int]
     identity: Callable[[], SigningIdentity]
     connection: Callable[[], str] = str
+    load: Callable[[], Load | None] = lambda: None
 
 
 class LeaseKeeper:
@@ -227,6 +230,7 @@ class LeaseKeeper:
                 host=tenant.host,
                 time_ms=self._clock.now_ms(),
                 connection=tenant.connection(),
+                load=tenant.load(),
             ),
             self._verifier.trust.mesh,
             tenant.identity(),

@@ -12,6 +12,7 @@ from pmoves_mesh.agent.liveness.suspicions import Suspicions, showing
 from pmoves_mesh.agent.liveness.sweeper import Sweeper
 from pmoves_mesh.agent.liveness.witness import Witness
 from pmoves_mesh.core.lease import Lease
+from pmoves_mesh.core.load import Load
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.endings import NatsEndings
@@ -27,8 +28,9 @@ def keeper_of(
     replica: Replica,
     cloned: Callable[[Lease], None],
     observe: Callable[[str, float], None],
+    load: Callable[[], Load | None],
 ) -> LeaseKeeper:
-    """Returns what keeps this node's lease; `cloned` and `observe` are as `LeaseKeeper` takes them."""
+    """Returns what keeps this node's lease; the rest is as `LeaseKeeper` and `Tenant` take it."""
     config, connection = ground.config, ground.connection
     tenant = Tenant(
         node=config.node,
@@ -37,6 +39,7 @@ def keeper_of(
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,
         connection=lambda: connection.id,
+        load=load,
     )
     leases = NatsBucket(connection, topology.LEASES)
     return LeaseKeeper(tenant, replica.verifier, leases, ground.clock, cloned, observe)

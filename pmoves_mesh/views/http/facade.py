@@ -12,7 +12,7 @@ from msgspec import Struct
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
-from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter
+from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, Surveyor
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Rejection
 
@@ -138,6 +138,7 @@ class Facade:
         metrics: returns the metrics as text and its content type, for a reader's `Accept`.
         observe: takes note of an answer's method, route and status, and the seconds that it took.
         settled: returns whether everything that this node said is in the stream.
+        surveyor: who finds out how loaded nodes are, and how far away; None where nobody does.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
     """
 
@@ -157,6 +158,7 @@ class Facade:
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]] | None = None
     observe: Callable[[str, str, int, float], None] | None = None
     settled: Callable[[], bool] = lambda: True
+    surveyor: Surveyor | None = None
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
 
 

@@ -7,10 +7,13 @@ from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
+from pmoves_mesh.core.choice import LIMIT_MAX, Choice, Preference
 from pmoves_mesh.core.names import BODY_BYTES_MAX, Mode, parse_capabilities, parse_label, shown
 from pmoves_mesh.core.query import Filter
 from pmoves_mesh.core.registration import Registration, parse_registration
+from pmoves_mesh.core.where import ANYWHERE, parse_where
 from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.views.http.shapes import Wanted
 
@@ -21,6 +24,7 @@ _Shape = TypeVar("_Shape")
 _TRUE: Final = frozenset({"", "true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
 _POSITION_DIGITS_MAX: Final = 18
+_CHOICE_FIELDS: Final = frozenset({"where", "prefer", "limit"})
 
 
 class BodyNotJsonError(InvalidFieldError):
@@ -95,21 +99,32 @@ def registration(body: bytes) -> Registration:
         raise
 
 
-def capabilities(body: bytes) -> tuple[str, ...]:
+def choice(body: bytes) -> Choice:
     """Returns what the body of `POST /api/discover` asks for: an object, a bare list, or one name.
 
     Raises:
         BodyNotJsonError: if it is not JSON.
-        InvalidFieldError: if it is something else, or names what cannot be a capability.
+        InvalidFieldError: if it is something else, or a field of it is wrong.
     """
     _check_json(body)
     try:
         wanted = msgspec.json.decode(body, type=Wanted | list[str] | str)
     except msgspec.ValidationError as error:
-        problem, _, _ = str(error).partition(" - at `")
-        raise InvalidFieldError("capabilities", problem) from None
-    names = wanted.capabilities if isinstance(wanted, Wanted) else wanted
-    return parse_capabilities([names] if isinstance(names, str) else names)
+        problem, _, place = str(error).partition(" - at `$.")
+        field = place.rstrip("`")
+        raise InvalidFieldError(field if field in _CHOICE_FIELDS else "capabilities", problem) from None
+    if not isinstance(wanted, Wanted):
+        return Choice(capabilities=_names(wanted))
+    if wanted.capabilities is UNSET and wanted.where is UNSET:
+        raise InvalidFieldError("capabilities", "neither capabilities nor where is given")
+    if wanted.limit is not UNSET and not 1 <= wanted.limit <= LIMIT_MAX:
+        raise InvalidFieldError("limit", f"{wanted.limit} is not 1 to {LIMIT_MAX}")
+    return Choice(
+        capabilities=() if wanted.capabilities is UNSET else _names(wanted.capabilities),
+        where=ANYWHERE if wanted.where is UNSET else parse_where(wanted.where),
+        prefer=_preference(wanted.prefer),
+        limit=None if wanted.limit is UNSET else wanted.limit,
+    )
 
 
 def decode(body: bytes, wanted: type[_Shape]) -> _Shape:
@@ -157,6 +172,18 @@ def _check_json(body: bytes) -> None:
         return  # JSON, but a number in it is out of range
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyNotJsonError("body", f"not JSON ({error})") from None
+
+
+def _names(names: list[str] | str) -> tuple[str, ...]:
+    return parse_capabilities([names] if isinstance(names, str) else names)
+
+
+def _preference(value: str) -> Preference:
+    match value:
+        case "local" | "least_loaded" | "nearest":
+            return value
+        case _:
+            raise InvalidFieldError("prefer", f"{shown(value)} is not local, least_loaded or nearest")
 
 
 def _parse_mode(value: str) -> Mode | None:

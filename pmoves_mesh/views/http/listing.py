@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -43,13 +43,17 @@ async def found(registry: Registry, wanted: Filter) -> EncodedList:
     return EncodedList(count=count, parts=parts)
 
 
-async def instances(registry: Registry, entries: Sequence[InstanceEntry]) -> EncodedList:
-    """Returns `entries` in their order."""
+async def instances(
+    registry: Registry,
+    entries: Sequence[InstanceEntry],
+    view: Callable[[Registry, InstanceEntry], object] = query.instance_view,
+) -> EncodedList:
+    """Returns `entries` in their order, each as `view` has it."""
     parts = []
     for start in range(0, len(entries), _AT_ONCE):
         if start:
             await asyncio.sleep(0)
-        views = [query.instance_view(registry, entry) for entry in entries[start : start + _AT_ONCE]]
+        views = [view(registry, entry) for entry in entries[start : start + _AT_ONCE]]
         parts.append(encode(views)[1:-1])
     return EncodedList(count=len(entries), parts=parts)
 

@@ -13,7 +13,7 @@ from pmoves_mesh.core import query
 from pmoves_mesh.core.query import Filter
 from pmoves_mesh.errors import NodeNotFound, NothingKnownError, ServiceNotFound
 from pmoves_mesh.replica import Replica
-from pmoves_mesh.views.http import blocking, inputs, listing
+from pmoves_mesh.views.http import blocking, choosing, inputs, listing
 from pmoves_mesh.views.http.answers import INDEX, Answer, encode
 from pmoves_mesh.views.http.blocking import BLOCKING, Fingerprint
 from pmoves_mesh.views.http.facade import FACADE, Facade
@@ -67,10 +67,9 @@ async def service(request: web.Request) -> Answer:
 
 async def discover(request: web.Request) -> Answer:
     """Answers `POST /api/discover`."""
-    wanted = inputs.capabilities(await inputs.read_body(request))
+    wanted = inputs.choice(await inputs.read_body(request))
     facade = request.app[FACADE]
-    registry = facade.replica.registry
-    found = await listing.instances(registry, query.discover(registry, wanted, node=facade.node))
+    found = await choosing.chosen(facade, wanted)
     if not found.count:
         check_informed(facade.replica)
     return Answer(parts=listing.body({"count": found.count}, services=found))
@@ -92,8 +91,9 @@ async def node(request: web.Request) -> Answer:
     if held is None:
         check_informed(request.app[FACADE].replica)
         raise NodeNotFound(name)
-    view = query.node_view(held)
-    return Answer(parts=listing.body(view, services_detail=await listing.found(registry, Filter(node=name))))
+    load = await choosing.load_of(request.app[FACADE], held)
+    head = msgspec.structs.asdict(query.node_view(held)) | {"load": load}
+    return Answer(parts=listing.body(head, services_detail=await listing.found(registry, Filter(node=name))))
 
 
 async def status(request: web.Request) -> Answer:

@@ -28,6 +28,7 @@ from pmoves_mesh.views.http.route import Parameter, Route
 from pmoves_mesh.views.http.shapes import (
     CertificateWanted,
     EnrolmentRequest,
+    FoundList,
     Health,
     Index,
     MaintenanceWanted,
@@ -196,8 +197,8 @@ ROUTES: Final = (
         method="POST",
         path="/api/discover",
         handle=reads.discover,
-        summary="Find the instances with all of some capabilities, best first; any content type.",
-        answers={200: ServiceList} | dict.fromkeys((400, 408, 413, 422), Problem),
+        summary="Find the instances that have some capabilities and match conditions, best first.",
+        answers={200: FoundList} | dict.fromkeys((400, 408, 413, 422), Problem),
         body=Wanted | AskedCapabilities | AskedCapability,
         waits=True,
     ),

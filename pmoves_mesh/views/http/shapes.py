@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from pmoves_mesh.core.choice import LIMIT_MAX, Preference
+from pmoves_mesh.core.load import LoadView
 from pmoves_mesh.core.names import AskedCapabilities, AskedCapability
 from pmoves_mesh.core.query import InstanceView, NodeView
+from pmoves_mesh.core.where import CHOICES_MAX, CONDITIONS_MAX, TEXT_LENGTH_MAX
 from pmoves_mesh.views.http.facade import RegistryFacts
+
+_SCALAR: Final[list[dict[str, Any]]] = [
+    {"type": "string", "maxLength": TEXT_LENGTH_MAX},
+    {"type": "number"},
+    {"type": "boolean"},
+]
+_OPERATORS: Final = {
+    **{name: {"anyOf": _SCALAR} for name in ("eq", "ne")},
+    **{name: {"anyOf": _SCALAR[:2]} for name in ("gt", "gte", "lt", "lte")},
+    "in": {"type": "array", "items": {"anyOf": _SCALAR}, "minItems": 1, "maxItems": CHOICES_MAX},
+    "exists": {"type": "boolean"},
+}
+_CONDITION: Final = {
+    "anyOf": [
+        *_SCALAR,
+        {"type": "object", "properties": _OPERATORS, "additionalProperties": False, "minProperties": 1},
+    ]
+}
+
+AskedWhere = Annotated[
+    dict[str, Any],
+    Meta(extra_json_schema={"additionalProperties": _CONDITION, "maxProperties": CONDITIONS_MAX}),
+]
+"""What `parse_where` takes."""
+
+AskedPreference = Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Preference))})]
+AskedLimit = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": LIMIT_MAX})]
 
 ShortText = Annotated[str, Meta(min_length=1, max_length=256)]
 Pem = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
@@ -51,8 +81,13 @@ class NodeList(Struct, frozen=True, kw_only=True):
 
 
 class NodeAnswer(NodeView, frozen=True, kw_only=True):
-    """A node, and its instances in full: `services` has their names, `instances` counts them."""
+    """A node, and its instances in full: `services` has their names, `instances` counts them.
 
+    Attributes:
+        load: how much of it is in use; null if that is not known.
+    """
+
+    load: LoadView | None
     services_detail: list[InstanceView]
 
 
@@ -163,9 +198,38 @@ class CertificateWanted(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """The body of `POST /api/discover`, unless it is the bare list."""
+    """The body of `POST /api/discover`, unless it is the bare list: one of the first two must be there.
 
-    capabilities: AskedCapabilities | AskedCapability
+    Attributes:
+        capabilities: which an instance must have, all of them.
+        where: conditions by path, such as `{"resources.gpu.memory_gb": {"gte": 8}}`; all must hold.
+        prefer: what decides among instances that are equally well.
+        limit: how many are wanted at most.
+    """
+
+    capabilities: AskedCapabilities | AskedCapability | UnsetType = UNSET
+    where: AskedWhere | UnsetType = UNSET
+    prefer: AskedPreference = "local"
+    limit: AskedLimit | UnsetType = UNSET
+
+
+class Found(InstanceView, frozen=True, kw_only=True):
+    """An instance that was discovered, and by what its node was preferred, if that was asked for.
+
+    Attributes:
+        load: for `least_loaded`: how much of its node is in use; null if that is not known.
+        round_trip_ms: for `nearest`: milliseconds to its node and back; null if it does not answer.
+    """
+
+    load: LoadView | UnsetType | None = UNSET
+    round_trip_ms: float | UnsetType | None = UNSET
+
+
+class FoundList(Struct, frozen=True, kw_only=True):
+    """The instances that were discovered, the best first, and how many there are."""
+
+    count: int
+    services: list[Found]
 
 
 class Problem(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,142 @@
+"""What a host has is announced by real agents, and found by others; what is in use of it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import machines
+import pytest
+from agents import AgentProcess, Mesh, eventually, mesh_in
+
+WITH_GPU = {"resources.gpu.memory_gb": {"gte": 8}}
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    """A PC without a GPU, a host with a large AMD card, and a Jetson, each with the same service."""
+    roots = {
+        "pc": machines.host(tmp_path / "pc-root", cores=16, memory_gb=31.2),
+        "gpubox": machines.amd_card(machines.host(tmp_path / "gpubox-root", cores=32, memory_gb=125.6)),
+        "jetson": machines.jetson(tmp_path / "jetson-root"),
+    }
+    with mesh_in(tmp_path) as mesh:
+        for node, root in roots.items():
+            agent = mesh.started(node, PMOVES_HOST_ROOT=str(root), PMOVES_LEASE_TTL_S="2")
+            agent.register("whisper", port=9000, capabilities=["stt"], metadata={"model": f"on-{node}"})
+        mesh.agree()
+        yield mesh
+
+
+def nodes_of(agent: AgentProcess, **asked: Any) -> list[str]:
+    """Returns the nodes of the instances that an agent finds, in its order."""
+    answer = agent.post("/api/discover", {"capabilities": ["stt"], **asked})
+    assert answer.status == 200, answer.text
+    assert answer.body["count"] == len(answer.body["services"])
+    return [one["node"] for one in answer.body["services"]]
+
+
+def test_what_a_host_has_is_announced_as_resources_and_as_capabilities(mesh: Mesh):
+    seen = {one["name"]: one for one in mesh.agents["pc"].get("/api/nodes").body["nodes"]}
+    assert seen["pc"]["resources"]["cpu_cores"] == 16
+    assert seen["pc"]["resources"]["memory_gb"] == 31
+    assert seen["pc"]["resources"]["disk_gb"] > 0
+    assert "gpu" not in seen["pc"]["capabilities"]
+    (card,) = seen["gpubox"]["resources"]["gpu"]
+    assert (card["vendor"], card["memory_gb"], card["runtime"]) == ("amd", 24, "rocm")
+    assert {"gpu", "rocm", "vram:24gb"} <= set(seen["gpubox"]["capabilities"])
+    assert {"gpu", "cuda", "jetson"} <= set(seen["jetson"]["capabilities"])
+    assert seen["jetson"]["resources"]["board"] == "NVIDIA Jetson Orin Nano Developer Kit"
+
+
+def test_every_agent_finds_the_same_nodes_by_what_they_have(mesh: Mesh):
+    for agent in mesh.agents.values():
+        assert nodes_of(agent, where=WITH_GPU) == ["gpubox"]
+        assert sorted(nodes_of(agent, where={"resources.gpu": {"exists": True}})) == ["gpubox", "jetson"]
+        assert nodes_of(agent, where={"resources.gpu": {"exists": False}}) == ["pc"]
+        assert nodes_of(agent, where={"node_capabilities": "cuda"}) == ["jetson"]
+        assert nodes_of(agent, where={"resources.cpu_cores": {"gte": 16, "lt": 32}}) == ["pc"]
+        assert nodes_of(agent, where={"metadata.model": {"in": ["on-pc", "on-moon"]}}) == ["pc"]
+        assert nodes_of(agent, where={"resources.gpu.memory_gb": {"gt": 24}}) == []
+
+
+def test_the_least_loaded_node_is_taken_by_what_its_lease_says(mesh: Mesh, tmp_path: Path):
+    pc = mesh.agents["pc"]
+    # The memory of each host decides, since its CPU stands still: 12 of 16 GiB are free, and so on.
+    for node, available_gb in (("pc", 3.0), ("gpubox", 100.0), ("jetson", 3.7)):
+        root = tmp_path / f"{node}-root"
+        total_gb = {"pc": 31.2, "gpubox": 125.6, "jetson": 7.44}[node]
+        machines.memory(root, memory_gb=total_gb, available_gb=available_gb)
+    wanted = ["gpubox", "jetson", "pc"]
+    eventually(lambda: nodes_of(pc, prefer="least_loaded") == wanted, "the load of all nodes has arrived")
+    assert nodes_of(pc, prefer="least_loaded", limit=1) == ["gpubox"]
+    machines.memory(tmp_path / "gpubox-root", memory_gb=125.6, available_gb=1.0)
+    wanted = ["jetson", "pc", "gpubox"]
+    eventually(lambda: nodes_of(pc, prefer="least_loaded") == wanted, "a change of load has arrived")
+
+
+def test_the_load_of_the_gpu_counts_where_a_gpu_is_asked_for(mesh: Mesh):
+    pc, where = mesh.agents["pc"], {"resources.gpu": {"exists": True}}
+    eventually(
+        lambda: nodes_of(pc, where=where, prefer="least_loaded") == ["jetson", "gpubox"],
+        "the Jetson's GPU is used by a quarter, the other one by 40 percent",
+    )
+    shown = pc.post("/api/discover", {"where": where, "prefer": "least_loaded"}).body["services"]
+    assert [one["load"]["gpu"] for one in shown] == [0.25, 0.4]
+    assert not any(one["load"]["stale"] for one in shown)
+
+
+def test_no_load_enters_the_stream(mesh: Mesh, tmp_path: Path):
+    gpubox, pc = mesh.agents["gpubox"], mesh.agents["pc"]
+    before = pc.get("/api/nodes/gpubox").body
+    machines.memory(tmp_path / "gpubox-root", memory_gb=125.6, available_gb=25.12)
+    eventually(
+        lambda: (pc.get("/api/nodes/gpubox").body["load"] or {}).get("memory") == 0.8, "the load has arrived"
+    )
+    after = pc.get("/api/nodes/gpubox").body
+    assert {**after, "load": None, "last_seen": ""} == {**before, "load": None, "last_seen": ""}
+    assert gpubox.registry["position"] == pc.registry["position"]
+
+
+def test_a_load_that_is_no_longer_told_is_stale_and_decides_nothing(mesh: Mesh):
+    pc, gpubox = mesh.agents["pc"], mesh.agents["gpubox"]
+    eventually(lambda: pc.get("/api/nodes/gpubox").body["load"] is not None, "the load has arrived")
+    mesh.server.kill()
+    gpubox.kill()
+
+    def shown() -> dict[str, Any] | None:
+        load: dict[str, Any] | None = pc.get("/api/nodes/gpubox").body["load"]
+        return load
+
+    eventually(lambda: (shown() or {}).get("stale") is True, "the load is stale")
+    assert nodes_of(pc, prefer="least_loaded")[0] == "pc"
+    assert nodes_of(pc, where=WITH_GPU, prefer="least_loaded") == ["gpubox"]
+
+
+def test_the_nearest_node_is_the_own_one_and_every_way_was_measured(mesh: Mesh):
+    pc = mesh.agents["pc"]
+    assert nodes_of(pc, prefer="nearest")[0] == "pc"
+    shown = pc.post("/api/discover", {"capabilities": ["stt"], "prefer": "nearest"}).body["services"]
+    by_node = {one["node"]: one["round_trip_ms"] for one in shown}
+    assert by_node["pc"] == 0
+    assert 0 < by_node["gpubox"] < 100
+    assert 0 < by_node["jetson"] < 100
+
+
+def test_the_command_line_asks_the_same(mesh: Mesh):
+    pc = mesh.agents["pc"]
+    found = pc.run(
+        *("discover", "stt", "--where", "resources.gpu.memory_gb>=8", "--prefer", "least_loaded"),
+        *("--limit", "1", "--json"),
+    )
+    assert found.returncode == 0, found.stderr
+    assert '"node": "gpubox"' in found.stdout
+    every = pc.run("discover", "--where", "!resources.gpu")
+    assert [line.split("\t")[2] for line in every.stdout.splitlines()[1:]] == ["pc"]
+    wrong = pc.run("discover", "--where", "resources.gpu.memory_gb=>8")
+    assert wrong.returncode == 2
+    assert "resources.gpu.memory_gb=>8" in wrong.stderr
+    refused = pc.run("discover", "--where", "colour=red")
+    assert refused.returncode == 1
+    assert "'colour'" in refused.stderr
