@@ -28,6 +28,7 @@ from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.subscribers import Applied
+from pmoves_mesh.tailscale.comparison import is_tailscale
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -210,6 +211,7 @@ class Announcer:
             node_id=config.node,
             hostname=config.node,
             host=self._registrations.host,
+            tailscale_ip=self._registrations.host if is_tailscale(self._registrations.host) else None,
             port=config.http_port,
             mode=config.mode,
             caps=dict.fromkeys(config.capabilities, True),
