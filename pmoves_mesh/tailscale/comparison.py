@@ -71,27 +71,40 @@ def compare(nodes: Iterable[MeshNode], status: TailscaleStatus | None, now_ms: i
         status: what Tailscale says; None if it says nothing, and nothing is then held against it.
         now_ms: unix milliseconds.
     """
-    machines = list(status.machines) if status is not None else []
-    rows = []
-    for node in sorted(nodes):
-        found = _machine_of(node, machines)
-        if found is not None:
-            machines.remove(found)
-        rows.append(_row(node, found, " and ".join(_disagreements(node, found, status, now_ms))))
-    for machine in machines:
+    ordered = sorted(nodes)
+    pairs, others = _paired(ordered, status.machines if status is not None else ())
+    rows = [
+        _row(node, pairs.get(node), " and ".join(_disagreements(node, pairs.get(node), status, now_ms)))
+        for node in ordered
+    ]
+    for machine in others:
         expired = "its Tailscale key has expired" if machine.has_expired(now_ms) else ""
         rows.append(_row(None, machine, expired))
     return rows
 
 
-def _machine_of(node: MeshNode, machines: list[Peer]) -> Peer | None:
-    """Returns the machine that a node runs on: by address, which is unique, else by name."""
-    for machine in machines:
-        if node.addresses & set(machine.addresses or ()):
-            return machine
-    return next(
-        (machine for machine in machines if node.name in {machine.name, machine.host_name.lower()}), None
-    )
+def _paired(nodes: list[MeshNode], machines: Iterable[Peer]) -> tuple[dict[MeshNode, Peer], list[Peer]]:
+    """Returns the machines that the nodes run on, and those of none.
+
+    An address is unique, and so goes before any name.
+    """
+    pairs: dict[MeshNode, Peer] = {}
+    others = list(machines)
+    for same in (_same_address, _same_name):
+        for node in nodes:
+            found = next((machine for machine in others if node not in pairs and same(node, machine)), None)
+            if found is not None:
+                pairs[node] = found
+                others.remove(found)
+    return pairs, others
+
+
+def _same_address(node: MeshNode, machine: Peer) -> bool:
+    return not node.addresses.isdisjoint(machine.addresses or ())
+
+
+def _same_name(node: MeshNode, machine: Peer) -> bool:
+    return node.name in {machine.name, machine.host_name.lower()}
 
 
 def _disagreements(
