@@ -16,7 +16,7 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down join registry-status nats-tls-setup test simulate lint bench lock
+.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect nats-tls-setup test simulate lint bench lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
@@ -36,6 +36,17 @@ registry-status: $(RUNTIME) ## Show the mesh as this host sees it
 
 join: $(RUNTIME) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
 	@$(MESH) join $(TOKEN)
+
+# The key goes through the environment, since arguments are seen by every user of the host.
+mesh-setup: export TAILSCALE_AUTHKEY := $(or $(AUTHKEY),$(TAILSCALE_AUTHKEY))
+mesh-setup: $(RUNTIME) ## Make this host part of the tailnet: make mesh-setup [AUTHKEY=...] [YES=1]
+	@$(MESH) tailscale setup $(if $(YES),--yes)
+
+mesh-status: $(RUNTIME) ## Show the mesh beside the tailnet, and where they disagree
+	@$(MESH) tailscale status
+
+mesh-disconnect: $(RUNTIME) ## Take this host out of the tailnet for now
+	@$(MESH) tailscale down
 
 nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init

@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "certs": _Entry("certs", "Make, renew and show certificates of the mesh."),
     "token": _Entry("token", "Let another host join the mesh."),
     "join": _Entry("join", "Make this host a node of a mesh, with a token."),
+    "tailscale": _Entry("tailscale", "Make this host part of a tailnet, and see the mesh beside it."),
     "audit": _Entry("audit", "Check every signature and every link of the mesh's whole past."),
     "doctor": _Entry("doctor", "Check this host for whatever may be wrong, and say what to do about it."),
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
