@@ -38,7 +38,9 @@ _COLUMNS: Final = (
 )
 
 
-@click.group("tailscale")
+@click.group(
+    "tailscale", epilog=example("pmoves-mesh tailscale setup", "pmoves-mesh tailscale status --json")
+)
 def tailscale_command() -> None:
     """Make this host part of a tailnet, and see the mesh beside it."""
 

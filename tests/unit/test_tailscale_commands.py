@@ -53,7 +53,7 @@ def test_setup_joins_prints_the_address_and_writes_the_mesh_file(
 ):
     stub.says(status_text("NeedsLogin"))
     monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
-    monkeypatch.setenv("NATS_URL", "nats://user:hidden@10.0.0.9:4222")
+    monkeypatch.setenv("NATS_URL", f"nats://user:{SECRET}@10.0.0.9:4222")
     assert main(["tailscale", "setup", "--yes"]) == 0
     printed = capsys.readouterr()
     assert "alpha is in the tailnet as main-pc: 100.101.1.1, fd7a:115c:a1e0::1" in printed.out

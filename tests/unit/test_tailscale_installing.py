@@ -98,7 +98,7 @@ def test_no_tags_are_asked_for_when_the_setting_says_none(tmp_path: Path):
         ("TAILSCALE_ADVERTISE_ROUTES", "192.168.1.1/24"),
         ("TAILSCALE_ADVERTISE_ROUTES", "--reset"),
         ("TAILSCALE_LOGIN_SERVER", "mesh.example"),
-        ("TAILSCALE_LOGIN_SERVER", "https://user:secret@mesh.example"),
+        ("TAILSCALE_LOGIN_SERVER", "https://user@mesh.example"),
         ("TAILSCALE_ACCEPT_ROUTES", "maybe"),
         ("TAILSCALE_TIMEOUT", "0"),
         ("MESH_NETWORK_MODE", "wireguard"),
