@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from pmoves_mesh import __version__
+from pmoves_mesh.agent.address import TAILSCALE
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.trust.trusted import keeps_ca
@@ -43,6 +44,9 @@ class Announcer:
 
     A repetition has the stamp of what it repeats and a time to live, so it leaves no trace in
     the stream. It lets every replica see that it has what this node holds.
+
+    Attributes:
+        addresses: of this node, by network, where there are several.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Announcer:
         self._said: asyncio.Future[int] | None = None
         self._repeats = 0
         self._contradicted = asyncio.Event()
+        self.addresses: dict[str, str] = {}
 
     async def announce(self) -> asyncio.Future[int]:
         """States a new announcement; the future gives its position in the stream."""
@@ -211,7 +216,8 @@ class Announcer:
             node_id=config.node,
             hostname=config.node,
             host=self._registrations.host,
-            tailscale_ip=self._registrations.host if is_tailscale(self._registrations.host) else None,
+            addresses=self.addresses,
+            tailscale_ip=self._tailscale_ip,
             port=config.http_port,
             mode=config.mode,
             caps=dict.fromkeys(config.capabilities, True),
@@ -221,6 +227,11 @@ class Announcer:
             version=__version__,
             enrols=keeps_ca(config) and not is_loopback(config.http_host),
         )
+
+    @property
+    def _tailscale_ip(self) -> str | None:
+        host = self._registrations.host
+        return self.addresses.get(TAILSCALE) or (host if is_tailscale(host) else None)
 
     def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...] | None:
         """Returns a line for each instance, or None if that would outgrow an event."""
