@@ -21,6 +21,7 @@ from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import LeaseKeeper
+from pmoves_mesh.agent.liveness.reachability import reachability_of
 from pmoves_mesh.agent.liveness.watching import keeper_of, watching
 from pmoves_mesh.agent.micro.taking_part import micro_loops
 from pmoves_mesh.agent.outbox import Outbox
@@ -150,8 +151,10 @@ async def _assemble(
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
     dns = DnsServer(config, replica, clock, latencies.dns)
-    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings)
+    reachability = reachability_of(ground, replica)
+    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings, reachability.warnings)
     facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
+    facts.reached_from = lambda: reachability.told
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -179,13 +182,11 @@ async def _assemble(
     )
     custody.http_port = port
     listening(port)
-    announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
+    announcer = _announcer(ground, voice, port)
     custody.restate = announcer.restate
-    lease, reconciler = (
-        keeper_of(ground, author, replica, clones.note, latencies.lease),
-        _reconciler(ground, voice, announcer, link),
-    )
-    joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
+    lease = keeper_of(ground, author, replica, clones.note, latencies.lease, lambda: reachability.looks)
+    reconciler, looking = _reconciler(ground, voice, announcer, link), reachability.looping(config.announce_s)
+    joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     loops = (
@@ -211,6 +212,13 @@ def _metrics(
         readers=readers,
     )
     return metrics, readers
+
+
+def _announcer(ground: Ground, voice: _Voice, port: int) -> Announcer:
+    config = replace(ground.config, http_port=port)
+    made = Announcer(config, voice.author, voice.registrations, voice.replica, voice.log, ground.clock)
+    made.addresses = ground.advertised.addresses
+    return made
 
 
 def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:

@@ -38,6 +38,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
         repairs: how often a disagreement with the stream or the bucket was found and mended, by kind.
         ca: fingerprint of each root certificate of the mesh.
         warnings: what an operator should look at.
+        reached_from: what other nodes say that tried to reach this one: nothing, or why they could not.
     """
 
     mesh: str
@@ -63,6 +64,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
     version: str
     warnings: Sequence[str]
     repairs: Mapping[str, int] = {}
+    reached_from: Mapping[str, str] = {}
 
 
 class CertificateFacts(Struct, frozen=True, kw_only=True):
