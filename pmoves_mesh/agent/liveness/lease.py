@@ -15,7 +15,7 @@ import structlog
 
 from pmoves_mesh.core import lease
 from pmoves_mesh.core.envelope import SigningIdentity
-from pmoves_mesh.core.lease import Claim, Decision, Lease
+from pmoves_mesh.core.lease import Claim, Decision, Lease, Look
 from pmoves_mesh.errors import IdentityCloned, LogError, LogUnavailable, RemoteProtocolError, SequenceConflict
 from pmoves_mesh.ports import Bucket, BucketEntry, Clock
 from pmoves_mesh.verifier import Verifier
@@ -44,6 +44,7 @@ class Tenant:
         incarnation: gives this run's.
         identity: gives what this node signs with; another one after each renewal.
         connection: gives the connection through which the lease is written; see `Connection.id`.
+        looks: gives what came of trying to reach other nodes.
     """
 
     node: str
@@ -52,6 +53,7 @@ class Tenant:
     incarnation: Callable[[], int]
     identity: Callable[[], SigningIdentity]
     connection: Callable[[], str] = str
+    looks: Callable[[], dict[str, Look]] = dict
 
 
 class LeaseKeeper:
@@ -227,6 +229,7 @@ class LeaseKeeper:
                 host=tenant.host,
                 time_ms=self._clock.now_ms(),
                 connection=tenant.connection(),
+                looks=tenant.looks(),
             ),
             self._verifier.trust.mesh,
             tenant.identity(),

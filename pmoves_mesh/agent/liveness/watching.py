@@ -11,7 +11,7 @@ from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
 from pmoves_mesh.agent.liveness.suspicions import Suspicions, showing
 from pmoves_mesh.agent.liveness.sweeper import Sweeper
 from pmoves_mesh.agent.liveness.witness import Witness
-from pmoves_mesh.core.lease import Lease
+from pmoves_mesh.core.lease import Lease, Look
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.endings import NatsEndings
@@ -27,8 +27,9 @@ def keeper_of(
     replica: Replica,
     cloned: Callable[[Lease], None],
     observe: Callable[[str, float], None],
+    looks: Callable[[], dict[str, Look]],
 ) -> LeaseKeeper:
-    """Returns what keeps this node's lease; `cloned` and `observe` are as `LeaseKeeper` takes them."""
+    """Returns what keeps this node's lease; `cloned`, `observe`, `looks` are as it takes them."""
     config, connection = ground.config, ground.connection
     tenant = Tenant(
         node=config.node,
@@ -37,6 +38,7 @@ def keeper_of(
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,
         connection=lambda: connection.id,
+        looks=looks,
     )
     leases = NatsBucket(connection, topology.LEASES)
     return LeaseKeeper(tenant, replica.verifier, leases, ground.clock, cloned, observe)
