@@ -16,7 +16,7 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect nats-tls-setup test simulate lint bench lock
+.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect registry-sync nats-tls-setup test simulate lint bench lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
@@ -47,6 +47,9 @@ mesh-status: $(RUNTIME) ## Show the mesh beside the tailnet, and where they disa
 
 mesh-disconnect: $(RUNTIME) ## Take this host out of the tailnet for now
 	@$(MESH) tailscale down
+
+registry-sync: $(RUNTIME) ## Bring stream, bucket and this host's agent into step
+	@$(MESH) registry sync
 
 nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init

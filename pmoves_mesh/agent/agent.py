@@ -155,6 +155,7 @@ async def _assemble(
     warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings, reachability.warnings)
     facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
     facts.reached_from = lambda: reachability.told
+    reconciler = _reconciler(ground, voice, custody, link)
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -172,6 +173,7 @@ async def _assemble(
         metrics=metrics.render,
         observe=latencies.http,
         settled=lambda: voice.outbox.depth == 0,
+        synchronise=reconciler.sync,
         readers=readers,
     )
     certificate, key = identity_files(config)
@@ -185,7 +187,7 @@ async def _assemble(
     announcer = _announcer(ground, voice, port)
     custody.restate = announcer.restate
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, lambda: reachability.looks)
-    reconciler, looking = _reconciler(ground, voice, announcer, link), reachability.looping(config.announce_s)
+    looking = reachability.looping(config.announce_s)
     joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
@@ -221,13 +223,14 @@ def _announcer(ground: Ground, voice: _Voice, port: int) -> Announcer:
     return made
 
 
-def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:
+def _reconciler(ground: Ground, voice: _Voice, custody: Custody, link: Link) -> Reconciler:
     charge = Charge(
         node=ground.config.node,
         interval_s=ground.config.reconcile_s,
-        restate=announcer.restate,
+        restate=lambda: custody.restate(),  # noqa: PLW0108 - it is set once there is an announcer
         waiting=lambda: voice.outbox.depth,
         begun_anew=link.begun_anew,
+        begin_anew=link.begin_anew,
     )
     bucket = NatsBucket(ground.connection, topology.REGISTRY)
     return Reconciler(charge, voice.registrations, voice.replica, voice.log, bucket, ground.clock)

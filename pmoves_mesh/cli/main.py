@@ -48,6 +48,7 @@ _COMMANDS: Final = {
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
     "migrate": _Entry("streams", "Free the mesh's subjects from an older JetStream stream."),
     "bucket": _Entry("streams", "Look after the bucket that holds the registry."),
+    "registry": _Entry("registry", "Bring stream, bucket and this host's agent into step."),
     "snapshot": _Entry("snapshot", "Save the registry into a signed file, or put back what the mesh lacks."),
     "completion": _Entry("setup", "Print the completion script of a shell."),
     "version": _Entry("setup", "Show the version."),

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core.comparison import Synced
 from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter
@@ -141,6 +142,7 @@ class Facade:
         observe: takes note of an answer's method, route and status, and the seconds that it took.
         settled: returns whether everything that this node said is in the stream.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
+        synchronise: compares stream, bucket and replica at once, and mends what differs.
     """
 
     replica: Replica
@@ -160,6 +162,7 @@ class Facade:
     observe: Callable[[str, str, int, float], None] | None = None
     settled: Callable[[], bool] = lambda: True
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
+    synchronise: Callable[[], Awaitable[Synced]] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)
