@@ -16,8 +16,7 @@ case "$1" in
 up)
     for word in "$@"; do
         case "$word" in --auth-key=file:*)
-            cp "${{word#--auth-key=file:}}" key
-            ls -l "${{word#--auth-key=file:}}" | cut -c1-10 > key.mode
+            cat "${{word#--auth-key=file:}}" > key
             echo "${{word#--auth-key=file:}}" > key.path
         esac
     done
@@ -31,7 +30,7 @@ esac
 
 MYSELF: dict[str, Any] = {
     "ID": "n1CNTRL",
-    "HostName": "Main-PC",
+    "HostName": "Alpha",
     "DNSName": "main-pc.tail1a2b.ts.net.",
     "OS": "linux",
     "TailscaleIPs": ["100.101.1.1", "fd7a:115c:a1e0::1"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -11,7 +13,9 @@ import click
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import Column, example, print_json, print_table
 from pmoves_mesh.cli.tailscale_setup import (
+    Plan,
     carry_out,
+    key_needed,
     make_plan,
     require_program,
     root_rights,
@@ -24,7 +28,7 @@ from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.tailscale.comparison import MeshNode, compare
 from pmoves_mesh.tailscale.failures import TailscaleError, stopped
-from pmoves_mesh.tailscale.program import Tailscale, locate
+from pmoves_mesh.tailscale.program import ON_STDIN, Tailscale, locate
 from pmoves_mesh.tailscale.state import TailscaleStatus
 
 _COLUMNS: Final = (
@@ -55,25 +59,7 @@ def setup_command(*, agreed: bool) -> None:
     It shows every command first, and asks before it runs one. The key is TAILSCALE_AUTHKEY, or in the
     file TAILSCALE_AUTHKEY_FILE, or asked for. What is done already is not done again.
     """
-    config = read_config()
-    if config.tailscale.mode == "nats":
-        _finish(config, None, "MESH_NETWORK_MODE=nats: Tailscale is left alone")
-        return
-    with script_place() as script:
-        plan = make_plan(this_system(), root_rights(), script)
-        key = _key(config) if plan.up else None
-        if plan.up and key is None and config.tailscale.authkey_file is None and not _logged_in():
-            _skip(config)
-            return
-        lines = plan.lines(config, with_key=not _logged_in())
-        if lines:
-            click.echo("this will be run:")
-            for line in lines:
-                click.echo(f"  {line}")
-            if not agreed:
-                _ask()
-        status = carry_out(plan, config, key)
-    _finish(config, status, "")
+    set_up(read_config(), agreed=agreed)
 
 
 @tailscale_command.command(
@@ -105,35 +91,65 @@ def down_command() -> None:
     click.echo("this host is out of its tailnet; back with: make mesh-setup")
 
 
-def _key(config: Config) -> str | None:
-    """Returns the key that the settings hold, else the one that a person gives."""
+def set_up(config: Config, *, agreed: bool, optional: bool = False) -> None:
+    """Makes this host part of the tailnet, as the settings and whoever sits at the terminal want it.
+
+    Args:
+        config: this host's settings.
+        agreed: whether nobody need be asked.
+        optional: whether it goes on without Tailscale where there is no key and nobody to ask for one.
+
+    Raises:
+        StartError: if a step fails, or a key is needed and there is none.
+        TailscaleError: if Tailscale is not up in time.
+    """
+    if config.tailscale.mode == "nats":
+        _finish(config, None, "MESH_NETWORK_MODE=nats: Tailscale is left alone")
+        return
+    with script_place() as script:
+        plan = make_plan(config, this_system(), root_rights(), script)
+        key = _key(config, plan) if plan.uses_key else None
+        if key is None and plan.needs_key:
+            _skip(config, optional=optional)
+            return
+        if key is None and plan.tags is not None:
+            _keep_tags(config, plan.tags)
+            plan = replace(plan, tags=None)
+        lines = plan.lines(config, ON_STDIN if isinstance(key, str) else key)
+        if lines:
+            click.echo("this will be run:")
+            for line in lines:
+                click.echo(f"  {line}")
+            if not agreed:
+                _ask()
+        status = carry_out(plan, config, key)
+    _finish(config, status, "")
+
+
+def _key(config: Config, plan: Plan) -> Path | str | None:
+    """Returns the key that the settings hold, or its file, else the one that a person gives."""
     if config.tailscale_authkey is not None:
         return config.tailscale_authkey.reveal()
-    if config.tailscale.authkey_file is not None or not sys.stdin.isatty() or _logged_in():
-        return None
-    asked = "Tailscale key (tskey-auth-..., not shown; Enter goes on without Tailscale)"
+    if config.tailscale.authkey_file is not None or not sys.stdin.isatty():
+        return config.tailscale.authkey_file
+    otherwise = "goes on without Tailscale" if plan.needs_key else "leaves this host's tags as they are"
+    asked = f"Tailscale key (tskey-auth-..., not shown; Enter {otherwise})"
     return click.prompt(asked, default="", show_default=False, hide_input=True).strip() or None
 
 
-def _logged_in() -> bool:
-    """Returns whether this host needs no key, since it was only taken down."""
-    try:
-        return Tailscale(locate(os.environ), os.environ).status().backend_state in {"Stopped", "Starting"}
-    except TailscaleError:
-        return False
+def _keep_tags(config: Config, tags: tuple[str, ...]) -> None:
+    held, wanted = ", ".join(tags) or "none", ", ".join(config.tailscale.tags) or "none"
+    click.echo(f"this host's tags stay {held}; with a key they become {wanted}: make mesh-setup AUTHKEY=...")
 
 
-def _skip(config: Config) -> None:
+def _skip(config: Config, *, optional: bool) -> None:
     """Goes on without Tailscale, where that is enough.
 
     Raises:
         StartError: if it is not, or nobody could be asked for a key.
     """
-    if config.tailscale.mode == "tailscale" or not sys.stdin.isatty():
-        raise StartError(
-            "a key is needed: make one at https://login.tailscale.com/admin/settings/keys, then: "
-            "make mesh-setup AUTHKEY=... (or MESH_NETWORK_MODE=nats, without Tailscale)"
-        )
+    if config.tailscale.mode == "tailscale" or not (optional or sys.stdin.isatty()):
+        raise key_needed()
     _finish(config, None, "without Tailscale: hosts meet on the network where NATS is reached")
 
 

@@ -27,7 +27,13 @@ from pmoves_mesh.errors import StartError
 from pmoves_mesh.pki.files import write_whole
 from pmoves_mesh.tailscale.failures import TailscaleError, stopped
 from pmoves_mesh.tailscale.installing import Step, System, install_steps, start_steps
-from pmoves_mesh.tailscale.program import Tailscale, key_file, locate, up_arguments, without_secrets
+from pmoves_mesh.tailscale.program import (
+    Tailscale,
+    locate,
+    rename_arguments,
+    up_arguments,
+    without_secrets,
+)
 from pmoves_mesh.tailscale.state import TailscaleStatus
 
 MESH_FILE: Final = "mesh_config.json"
@@ -35,6 +41,7 @@ STEP_S: Final = 600.0
 _DAEMON_S: Final = 15.0
 _POLL_S: Final = 0.2
 _RELEASE: Final = Path("/etc/os-release")
+_LOGGED_IN: Final = frozenset({"Running", "Starting"})
 _PASSING: Final = frozenset({"daemon_down", "starting"})
 """What passes by itself while Tailscale starts."""
 
@@ -47,20 +54,37 @@ class Plan:
         rights: what goes before a command that needs the rights of root.
         steps: installing and starting Tailscale.
         up: whether this host has yet to become part of the tailnet.
+        logged_in: whether it needs no key for that, since it was only taken down; None if nobody can say.
+        rename: whether it is in the tailnet under another name than this node's.
+        tags: of this host in the tailnet, where they are others than those set; None where they are not.
     """
 
     rights: tuple[str, ...]
-    steps: tuple[Step, ...]
-    up: bool
+    steps: tuple[Step, ...] = ()
+    up: bool = False
+    logged_in: bool | None = False
+    rename: bool = False
+    tags: tuple[str, ...] | None = None
 
-    def lines(self, config: Config, *, with_key: bool) -> list[str]:
+    @property
+    def needs_key(self) -> bool:
+        """Whether nothing comes of it without a key."""
+        return self.up and self.logged_in is False
+
+    @property
+    def uses_key(self) -> bool:
+        """Whether it can do more with a key: only who logs in anew gets other tags."""
+        return (self.up and not self.logged_in) or self.tags is not None
+
+    def lines(self, config: Config, key: Path | None) -> list[str]:
         """Returns every command that will be run, as one would type it; the key itself is in none."""
-        lines = [step.line(self.rights) for step in self.steps]
-        if self.up:
-            key = (config.tailscale.authkey_file or Path("PRIVATE_FILE")) if with_key else None
+        commands = [step.command(self.rights) for step in self.steps]
+        if self.rename:
+            commands.append((*self.rights, "tailscale", *rename_arguments(config.node)))
+        if self.up or self.tags is not None:
             arguments = up_arguments(config.node, key, config.tailscale)
-            lines.append(shlex.join((*self.rights, "tailscale", *arguments)))
-        return lines
+            commands.append((*self.rights, "tailscale", *arguments))
+        return [shlex.join(command) for command in commands]
 
 
 def this_system() -> System:
@@ -83,8 +107,14 @@ def script_place() -> Iterator[str]:
         yield str(Path(directory) / "install-tailscale.sh")
 
 
-def make_plan(system: System, rights: tuple[str, ...], script: str) -> Plan:
+def make_plan(config: Config, system: System, rights: tuple[str, ...], script: str) -> Plan:
     """Returns what has to be done, from how this host is now.
+
+    Args:
+        config: this host's settings.
+        system: what has to be known of it.
+        rights: what goes before a command that needs the rights of root.
+        script: where a downloaded script may lie.
 
     Raises:
         TailscaleError: if that cannot be found out, or nobody here can mend it.
@@ -98,17 +128,28 @@ def make_plan(system: System, rights: tuple[str, ...], script: str) -> Plan:
         steps = start_steps(system)
         if error.kind != "daemon_down" or not steps:
             raise
-        return Plan(rights=rights, steps=steps, up=True)
-    return Plan(rights=rights, steps=(), up=not status.running)
+        return Plan(rights=rights, steps=steps, up=True, logged_in=None)
+    if not status.running:
+        logged_in = status.backend_state in {"Stopped", *_LOGGED_IN}
+        return Plan(rights=rights, up=True, logged_in=logged_in)
+    myself, wanted = status.myself, config.tailscale.tags
+    if myself is None:
+        return Plan(rights=rights)
+    tags = tuple(myself.tags or ())
+    return Plan(
+        rights=rights,
+        rename=myself.host_name.lower() != config.node,
+        tags=tags if set(tags) != set(wanted) else None,
+    )
 
 
-def carry_out(plan: Plan, config: Config, key: str | None) -> TailscaleStatus:
+def carry_out(plan: Plan, config: Config, key: Path | str | None) -> TailscaleStatus:
     """Does it, and returns how Tailscale is then.
 
     Args:
         plan: what to do.
         config: this host's settings.
-        key: for joining; None takes the file that the settings name, or none.
+        key: for joining: the key itself, or a file that holds it; None where none is needed.
 
     Raises:
         StartError: if a step fails.
@@ -117,20 +158,37 @@ def carry_out(plan: Plan, config: Config, key: str | None) -> TailscaleStatus:
     for step in plan.steps:
         _run(step, plan.rights)
     program = Tailscale(locate(os.environ), os.environ, plan.rights)
+    if plan.rename:
+        program.rename(config.node)
     if plan.up:
         _join(program, config, key)
+    elif plan.tags is not None:
+        program.up(config.node, key, config.tailscale)
     return _wait(program, stopped, config.tailscale.timeout_s)
 
 
-def _join(program: Tailscale, config: Config, key: str | None) -> None:
-    status = _wait(program, lambda _status, _now_ms: None, _DAEMON_S)
-    if status.backend_state == "Stopped":  # it is logged in, whatever became of the key since
+def key_needed() -> StartError:
+    """Returns what to say where nothing comes of it without a key."""
+    return StartError(
+        "a key is needed: make one at https://login.tailscale.com/admin/settings/keys, then: "
+        "make mesh-setup AUTHKEY=... (or MESH_NETWORK_MODE=nats, without Tailscale)"
+    )
+
+
+def _join(program: Tailscale, config: Config, key: Path | str | None) -> None:
+    """Makes this host part of the tailnet, if it is not since the daemon was started."""
+    state = _wait(program, _undecided, _DAEMON_S).backend_state
+    if state == "Stopped":  # it is logged in, whatever became of the key since
         program.up(config.node, None, config.tailscale)
-    elif key is None:
-        program.up(config.node, config.tailscale.authkey_file, config.tailscale)
-    else:
-        with key_file(key) as path:
-            program.up(config.node, path, config.tailscale)
+    elif state not in _LOGGED_IN:
+        if key is None:
+            raise key_needed()
+        program.up(config.node, key, config.tailscale)
+
+
+def _undecided(status: TailscaleStatus, now_ms: int) -> TailscaleError | None:
+    """Returns a problem while the daemon does not know yet whether it is logged in."""
+    return stopped(status, now_ms) if status.backend_state == "NoState" else None
 
 
 def _wait(

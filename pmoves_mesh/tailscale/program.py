@@ -1,13 +1,11 @@
-"""Calls the tailscale program, each time with a deadline; a key never stands in its arguments."""
+"""Calls the tailscale program, each time with a deadline, and a key never in its arguments."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +15,9 @@ from pmoves_mesh.tailscale.state import TailscaleStatus, parse_status
 
 STATUS_S: Final = 5.0
 _LEEWAY_S: Final = 15.0
+ON_STDIN: Final = Path("/dev/stdin")
+"""Where the program reads a key that is in no file: from a pipe, so that nothing can leave it behind."""
+
 _SECRETS: Final = ("TAILSCALE_AUTHKEY", "AUTHKEY", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
 """What may hold the key in our own environment, and is no business of the programs that we start."""
 
@@ -63,6 +64,14 @@ def up_arguments(host_name: str, key: Path | None, settings: TailscaleSettings) 
     )
 
 
+def rename_arguments(host_name: str) -> tuple[str, ...]:
+    """Returns how the program gives a host that runs another name.
+
+    Source: tailscale.com/kb/1080 (`tailscale set`).
+    """
+    return ("set", f"--hostname={host_name}")
+
+
 class Tailscale:
     """The program on this host.
 
@@ -92,24 +101,36 @@ class Tailscale:
                 "unknown", f"the tailscale program says nothing of use: {error}", "see: tailscale status"
             ) from error
 
-    def up(self, host_name: str, key: Path | None, settings: TailscaleSettings) -> None:
+    def up(self, host_name: str, key: Path | str | None, settings: TailscaleSettings) -> None:
         """Makes this host part of the tailnet as `up_arguments` says, and returns when it is.
+
+        Args:
+            host_name: what it is to be called there.
+            key: the key itself, or the file that holds it; None where it is logged in already.
+            settings: everything else.
 
         Raises:
             TailscaleError: if it is not in time.
         """
-        arguments = up_arguments(host_name, key, settings)
-        self._output(self._rights, arguments, settings.timeout_s + _LEEWAY_S)
+        path, text = (ON_STDIN, key) if isinstance(key, str) else (key, "")
+        arguments = up_arguments(host_name, path, settings)
+        self._output(self._rights, arguments, settings.timeout_s + _LEEWAY_S, text)
+
+    def rename(self, host_name: str) -> None:
+        """Gives this host another name in its tailnet, and leaves all else as it is. Raises as `status`."""
+        self._output(self._rights, rename_arguments(host_name), _LEEWAY_S)
 
     def down(self) -> None:
         """Takes this host out of the tailnet for now; it stays logged in. Raises as `status`."""
         self._output(self._rights, ("down",), _LEEWAY_S)
 
-    def _output(self, rights: Sequence[str], arguments: Sequence[str], within_s: float) -> bytes:
+    def _output(
+        self, rights: Sequence[str], arguments: Sequence[str], within_s: float, given: str = ""
+    ) -> bytes:
         try:
             ended = subprocess.run(  # noqa: S603 - the program that was located
                 [*rights, self._path, *arguments],
-                stdin=subprocess.DEVNULL,
+                input=given.encode(),
                 capture_output=True,
                 timeout=within_s,
                 check=False,
@@ -124,14 +145,3 @@ class Tailscale:
         if ended.returncode != 0:
             raise failure_of((ended.stderr + b"\n" + ended.stdout).decode(errors="replace"))
         return ended.stdout
-
-
-@contextmanager
-def key_file(text: str) -> Iterator[Path]:
-    """Gives a file that holds a key, which only this user can read and which is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="pmoves-mesh-") as directory:
-        path = Path(directory) / "key"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        yield path

@@ -6,11 +6,13 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,19 +84,36 @@ def test_the_key_is_on_no_command_line_in_no_output_and_in_no_file_that_stays(
     assert main(["tailscale", "setup", "--yes"]) == 0
     printed = capsys.readouterr()
     assert SECRET not in printed.out + printed.err + "".join(stub.calls) + stub.read("environment")
-    assert stub.read("key.mode").strip() == "-rw-------"
-    assert not Path(stub.read("key.path").strip()).exists()
+    assert stub.read("key.path").strip() == "/dev/stdin"
     (stub.directory / "key").unlink()  # the stub's own copy
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_text()]
 
 
-def test_the_key_is_gone_when_joining_failed_too(stub: StubTailscale, monkeypatch: pytest.MonkeyPatch):
+def test_where_joining_fails_no_mesh_file_is_written(stub: StubTailscale, monkeypatch: pytest.MonkeyPatch):
     stub.says(status_text("NeedsLogin"))
     stub.when_up("backend error: invalid key: API key does not exist", code=1)
     monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
     assert main(["tailscale", "setup", "--yes"]) == 1
-    assert not Path(stub.read("key.path").strip()).exists()
     assert not Path("data/mesh_config.json").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_it_while_it_joins_the_key_is_left_nowhere(
+    stub: StubTailscale, tmp_path: Path, how: signal.Signals
+):
+    stub.says(status_text("NeedsLogin"))
+    stub.hangs_when_up()
+    places = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "TAILSCALE_AUTHKEY": SECRET}
+    words = (sys.executable, "-m", "pmoves_mesh", "tailscale", "setup", "--yes")
+    with subprocess.Popen(words, env={**os.environ, **places}, stdin=subprocess.DEVNULL) as process:
+        deadline = time.perf_counter() + 20
+        while not (stub.directory / "key.path").exists():
+            assert time.perf_counter() < deadline
+            time.sleep(0.02)
+        process.send_signal(how)
+        assert process.wait(10) != 0
+    (stub.directory / "key").unlink()  # the stub's own copy
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_text()]
 
 
 def test_a_file_that_holds_the_key_is_named_and_stays(
@@ -116,7 +135,7 @@ def test_what_will_be_run_is_said_and_without_yes_nobody_to_ask_means_no(
     monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
     assert main(["tailscale", "setup"]) == 1
     printed = capsys.readouterr()
-    assert "  tailscale up --hostname=alpha --accept-routes=true --auth-key=file:PRIVATE_FILE" in printed.out
+    assert "  tailscale up --hostname=alpha --accept-routes=true --auth-key=file:/dev/stdin" in printed.out
     assert "run it with --yes" in printed.err
     assert not any(call.startswith("up") for call in stub.calls)
 
@@ -125,6 +144,47 @@ def test_a_host_that_is_in_the_tailnet_is_left_as_it_is(stub: StubTailscale):
     assert main(["tailscale", "setup"]) == 0
     assert set(stub.calls) == {"status --json"}
     assert mesh_file()["tailscale_ip"] == "100.101.1.1"
+
+
+def test_a_host_that_runs_under_another_name_gets_this_nodes_and_keeps_all_else(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MESH_HOSTNAME", "renamed")
+    assert main(["tailscale", "setup", "--yes"]) == 0
+    assert [call for call in stub.calls if not call.startswith("status")] == ["set --hostname=renamed"]
+
+
+def test_a_host_that_runs_with_other_tags_logs_in_anew_with_the_key(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TAILSCALE_TAGS", "tag:pmoves,tag:gpu")
+    monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
+    assert main(["tailscale", "setup", "--yes"]) == 0
+    (up,) = (call for call in stub.calls if call.startswith("up"))
+    assert "--advertise-tags=tag:pmoves,tag:gpu" in up
+    assert stub.read("key") == SECRET
+
+
+def test_without_a_key_other_tags_are_left_and_it_is_said_what_they_would_need(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TAILSCALE_TAGS", "tag:gpu")
+    assert main(["tailscale", "setup", "--yes"]) == 0
+    assert "this host's tags stay tag:pmoves; with a key they become tag:gpu" in capsys.readouterr().out
+    assert set(stub.calls) == {"status --json"}
+
+
+def test_a_host_that_is_logged_in_needs_no_key_when_its_daemon_was_down(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch
+):
+    stub.says("", error="failed to connect to local tailscaled; it doesn't appear to be running", code=1)
+    (stub.directory / "ready").write_text(status_text())
+    start = f"cd {stub.directory} && cp ready status.out && : > status.err && echo 0 > status.code"
+    monkeypatch.setattr(
+        tailscale_setup, "start_steps", lambda _: (Step("start Tailscale", ("sh", "-c", start)),)
+    )
+    assert main(["tailscale", "setup", "--yes"]) == 0
+    assert set(stub.calls) == {"status --json"}
 
 
 def test_a_host_that_was_taken_down_comes_back_without_a_key(stub: StubTailscale):

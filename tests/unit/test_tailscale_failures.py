@@ -9,7 +9,7 @@ from tailscale_stub import MYSELF, StubTailscale, status_text
 
 from pmoves_mesh.errors import MeshError
 from pmoves_mesh.tailscale.failures import TailscaleError, failure_of, stopped
-from pmoves_mesh.tailscale.program import Tailscale, key_file, locate
+from pmoves_mesh.tailscale.program import Tailscale, locate
 from pmoves_mesh.tailscale.settings import TailscaleSettings
 from pmoves_mesh.tailscale.state import parse_status
 
@@ -139,16 +139,13 @@ def test_a_key_in_the_output_is_never_shown():
     assert "***" in str(failure_of(f"odd answer to {secret}"))
 
 
-def test_the_key_is_in_a_private_file_which_is_gone_afterwards(stub: StubTailscale):
+def test_a_key_that_is_in_no_file_goes_through_a_pipe(stub: StubTailscale):
     settings = TailscaleSettings(tags=("tag:pmoves", "tag:gpu"), login_server="https://mesh.example")
-    with key_file("the-key") as path:
-        asked(stub).up("alpha", path, settings)
+    asked(stub).up("alpha", "the-key", settings)
     assert stub.read("key") == "the-key"
-    assert stub.read("key.mode").strip() == "-rw-------"
-    assert not path.exists()
     assert stub.calls == [
         (
-            f"up --hostname=alpha --accept-routes=true --auth-key=file:{path} "
+            "up --hostname=alpha --accept-routes=true --auth-key=file:/dev/stdin "
             "--login-server=https://mesh.example --advertise-tags=tag:pmoves,tag:gpu --timeout=300s"
         )
     ]
