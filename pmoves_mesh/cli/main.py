@@ -45,6 +45,7 @@ _COMMANDS: Final = {
     "tailscale": _Entry("tailscale", "Make this host part of a tailnet, and see the mesh beside it."),
     "audit": _Entry("audit", "Check every signature and every link of the mesh's whole past."),
     "doctor": _Entry("doctor", "Check this host for whatever may be wrong, and say what to do about it."),
+    "first-run": _Entry("first_run", "Set this host up for a mesh of several, in one go."),
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
     "migrate": _Entry("streams", "Free the mesh's subjects from an older JetStream stream."),
     "bucket": _Entry("streams", "Look after the bucket that holds the registry."),
@@ -70,7 +71,7 @@ class _LazyGroup(click.Group):
         if entry is None:
             return None
         module = import_module(f"pmoves_mesh.cli.{entry.module}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
