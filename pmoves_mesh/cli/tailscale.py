@@ -91,8 +91,10 @@ def down_command() -> None:
     click.echo("this host is out of its tailnet; back with: make mesh-setup")
 
 
-def set_up(config: Config, *, agreed: bool, optional: bool = False) -> None:
+def set_up(config: Config, *, agreed: bool, optional: bool = False) -> TailscaleStatus | None:
     """Makes this host part of the tailnet, as the settings and whoever sits at the terminal want it.
+
+    Returns how Tailscale is then; None where the host goes without.
 
     Args:
         config: this host's settings.
@@ -105,13 +107,13 @@ def set_up(config: Config, *, agreed: bool, optional: bool = False) -> None:
     """
     if config.tailscale.mode == "nats":
         _finish(config, None, "MESH_NETWORK_MODE=nats: Tailscale is left alone")
-        return
+        return None
     with script_place() as script:
         plan = make_plan(config, this_system(), root_rights(), script)
         key = _key(config, plan) if plan.uses_key else None
         if key is None and plan.needs_key:
             _skip(config, optional=optional)
-            return
+            return None
         if key is None and plan.tags is not None:
             _keep_tags(config, plan.tags)
             plan = replace(plan, tags=None)
@@ -124,6 +126,7 @@ def set_up(config: Config, *, agreed: bool, optional: bool = False) -> None:
                 _ask()
         status = carry_out(plan, config, key)
     _finish(config, status, "")
+    return status
 
 
 def _key(config: Config, plan: Plan) -> Path | str | None:

@@ -20,6 +20,7 @@ import click
 import msgspec
 from dotenv import dotenv_values
 
+from pmoves_mesh.agent.trust.joining import nats_urls
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.query import iso
@@ -245,7 +246,7 @@ def write_mesh_file(config: Config, status: TailscaleStatus | None) -> Path:
         "tailscale_ip": myself.ipv4 if myself is not None else None,
         "tailscale_ipv6": myself.ipv6 if myself is not None else None,
         "nats_url": ",".join(config.nats_servers),
-        "nats_external_url": ",".join(config.nats_external),
+        "nats_external_url": ",".join(_from_outside(config)),
         "mesh_mode": config.tailscale.mode,
         "created_at": iso(SystemClock().now_ms()),
     }
@@ -253,6 +254,13 @@ def write_mesh_file(config: Config, status: TailscaleStatus | None) -> Path:
     path = config.data_dir / MESH_FILE
     write_whole(path, msgspec.json.format(msgspec.json.encode(fields)) + b"\n", mode=0o644)
     return path
+
+
+def _from_outside(config: Config) -> tuple[str, ...]:
+    try:
+        return nats_urls(config)
+    except StartError:
+        return config.nats_external  # nobody else reaches it
 
 
 def require_program() -> Tailscale:
