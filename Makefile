@@ -16,12 +16,12 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down join registry-status nats-tls-setup test simulate lint bench lock
+.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect first-run-multi-host registry-sync nats-tls-setup test simulate lint bench lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-		printf '  %-16s %s\n' "$$name" "$$what"; \
+		printf '  %-20s %s\n' "$$name" "$$what"; \
 	done
 
 up: $(RUNTIME) ## Set everything up, start this host's agent and wait until it is ready
@@ -36,6 +36,23 @@ registry-status: $(RUNTIME) ## Show the mesh as this host sees it
 
 join: $(RUNTIME) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
 	@$(MESH) join $(TOKEN)
+
+# The key goes through the environment, since arguments are seen by every user of the host.
+mesh-setup first-run-multi-host: export TAILSCALE_AUTHKEY := $(or $(AUTHKEY),$(TAILSCALE_AUTHKEY))
+mesh-setup: $(RUNTIME) ## Make this host part of the tailnet: make mesh-setup [AUTHKEY=...] [YES=1]
+	@$(MESH) tailscale setup $(if $(YES),--yes)
+
+first-run-multi-host: $(RUNTIME) ## All of it in one go: make first-run-multi-host [TOKEN=...] [AUTHKEY=...] [YES=1]
+	@$(MESH) first-run $(if $(YES),--yes) $(if $(TOKEN),--token $(TOKEN))
+
+mesh-status: $(RUNTIME) ## Show the mesh beside the tailnet, and where they disagree
+	@$(MESH) tailscale status
+
+mesh-disconnect: $(RUNTIME) ## Take this host out of the tailnet for now
+	@$(MESH) tailscale down
+
+registry-sync: $(RUNTIME) ## Bring stream, bucket and this host's agent into step
+	@$(MESH) registry sync
 
 nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init

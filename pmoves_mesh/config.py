@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label, sanitise_label
 from pmoves_mesh.errors import ConfigError, InvalidFieldError
 from pmoves_mesh.settings import SETTINGS
+from pmoves_mesh.tailscale import settings as tailnet
 
 ENV_FILE: Final = "env.shared"
 
@@ -120,6 +121,7 @@ class Config:
     stream_max_age_s: int
     stream_max_bytes: int
     tailscale_authkey: Secret | None
+    tailscale: tailnet.TailscaleSettings
 
     @property
     def secured(self) -> bool:
@@ -198,6 +200,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         stream_max_age_s=values.integer("PMOVES_STREAM_MAX_AGE_S", 60, 10 * 365 * 86400),
         stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
         tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
+        tailscale=_tailscale(values),
     )
 
 
@@ -337,6 +340,19 @@ class _Values:
                 known = found
             servers.append(server)
         return tuple(dict.fromkeys(servers)), known
+
+
+def _tailscale(values: _Values) -> tailnet.TailscaleSettings:
+    accepts = values.choice("TAILSCALE_ACCEPT_ROUTES", "1", "0", "true", "false")
+    return tailnet.TailscaleSettings(
+        mode=cast("tailnet.NetworkMode", values.choice("MESH_NETWORK_MODE", "tailscale", "nats", "both")),
+        login_server=values.checked("TAILSCALE_LOGIN_SERVER", tailnet.parse_login_server),
+        tags=values.checked("TAILSCALE_TAGS", tailnet.parse_tags),
+        accept_routes=accepts in {"1", "true"},
+        advertise_routes=values.checked("TAILSCALE_ADVERTISE_ROUTES", tailnet.parse_routes),
+        authkey_file=values.path("TAILSCALE_AUTHKEY_FILE"),
+        timeout_s=values.integer("TAILSCALE_TIMEOUT", 1, 3600),
+    )
 
 
 def _read_file(path: Path) -> Mapping[str, str | None]:

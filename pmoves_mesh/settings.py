@@ -102,5 +102,16 @@ SETTINGS: Final = (
     Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
     Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
-    Setting("TAILSCALE_AUTHKEY", "", "key for joining Tailscale; kept secret, and used by nothing yet"),
+    Setting(
+        "MESH_NETWORK_MODE",
+        "both",
+        "`tailscale` or `both` announce this node's Tailscale address where there is one; `nats` does not",
+    ),
+    Setting("TAILSCALE_AUTHKEY", "", "key with which `tailscale setup` joins this host; kept secret"),
+    Setting("TAILSCALE_AUTHKEY_FILE", "", "path of a file that holds that key"),
+    Setting("TAILSCALE_LOGIN_SERVER", "", "address of a Headscale server; if unset, Tailscale's own"),
+    Setting("TAILSCALE_TAGS", "tag:pmoves", "comma list of this host's tags in the tailnet; `none` is none"),
+    Setting("TAILSCALE_ACCEPT_ROUTES", "1", "`0` ignores the networks that other hosts advertise"),
+    Setting("TAILSCALE_ADVERTISE_ROUTES", "", "comma list of networks that others reach through this host"),
+    Setting("TAILSCALE_TIMEOUT", "300", "seconds to wait until Tailscale is up, 1 to 3600"),
 )

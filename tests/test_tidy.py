@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pmoves_mesh"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-LAYOUT = {"agent", "cli", "core", "log", "pki", "sdk", "server", "store", "views"}
+LAYOUT = {"agent", "cli", "core", "log", "pki", "sdk", "server", "store", "tailscale", "views"}
 VIEWS = {"dns", "http"}
 
 MODULE_LINES_MAX = 400

@@ -1,40 +1,112 @@
-"""The address at which other nodes reach this one."""
+"""The addresses at which other nodes reach this one."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from typing import Final
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import structlog
+
+from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.config import Config, is_loopback
+from pmoves_mesh.tailscale.failures import TailscaleError
+from pmoves_mesh.tailscale.program import Tailscale, locate
+
+_log: Final = structlog.get_logger(__name__)
+
+TAILSCALE: Final = "tailscale"
+NATS: Final = "nats"
 
 _LOOPBACK: Final = "127.0.0.1"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
-_ELSEWHERE: Final = ("192.0.2.1", 9)
-"""An address that is on no host, so that its route is the default one. Source: RFC 5737."""
 _LOOKUP_S: Final = 2.0
+_KNOCK_S: Final = 0.5
 
 
-async def advertised_host(config: Config) -> str:
-    """Returns the address to announce: the setting, else the one this host uses towards NATS.
+class Advertised(NamedTuple):
+    """Where other nodes reach this one.
 
-    Where NATS is this host's own and others reach it, that is the address it listens on, or the
-    one that this host sends from. Loopback is announced only where NATS itself is on loopback,
-    so that the whole mesh is on this machine.
+    Attributes:
+        host: the address to announce.
+        addresses: by network, where there are several: `tailscale`, in the tailnet, and `nats`, on the
+            network on which NATS is reached; empty if the mesh is on this machine alone.
     """
-    if config.advertise_host is not None:
-        return config.advertise_host
-    if config.embedded and not is_loopback(config.nats_host):
-        if config.nats_host not in _WILDCARDS:
-            return config.nats_host
-        return await _source_address(*_ELSEWHERE) or _LOOPBACK
-    for server in config.nats_servers:
+
+    host: str
+    addresses: dict[str, str]
+
+
+async def advertised(config: Config) -> Advertised:
+    """Returns what to announce: the setting, else Tailscale's address, else the one used towards NATS.
+
+    Loopback is announced only where the whole mesh is on this machine: its NATS listens on loopback
+    alone, and nothing says that others come in from outside.
+    """
+    addresses: dict[str, str] = {}
+    if not _is_on_one_machine(config):
+        if config.tailscale.mode != "nats" and (found := await asyncio.to_thread(_tailscale_address)):
+            addresses[TAILSCALE] = found
+        if found := await _towards_nats(config):
+            addresses.setdefault(NATS, found)
+    host = config.advertise_host or next(iter(addresses.values()), _LOOPBACK)
+    return Advertised(host, addresses)
+
+
+def _is_on_one_machine(config: Config) -> bool:
+    """Returns whether this node's own NATS is reached from this machine alone."""
+    own = config.embedded and is_loopback(config.nats_host)
+    return own and all(map(_is_here, config.nats_external))
+
+
+async def _towards_nats(config: Config) -> str | None:
+    """Returns the address that this node has on the network of NATS; None if that is this machine."""
+    if config.embedded and not is_loopback(config.nats_host) and config.nats_host not in _WILDCARDS:
+        return config.nats_host
+    for server in (*config.nats_servers, *config.nats_external):
         parts = urlsplit(server)
-        found = await _source_address(parts.hostname or _LOOPBACK, parts.port or 4222)
-        if found is not None:
+        found = None if _is_here(server) else await _source_address(parts.hostname or "", parts.port or 4222)
+        if found is not None and not is_loopback(found):
             return found
-    return _LOOPBACK
+    listens_everywhere = config.nats_dir is not None or (config.embedded and config.nats_host in _WILDCARDS)
+    if listens_everywhere or await _are_reached_from_outside(config.nats_servers):
+        return next(iter(own_addresses()), None)
+    return None
+
+
+async def _are_reached_from_outside(servers: Iterable[str]) -> bool:
+    """Returns whether a NATS server that is used through loopback also listens where others reach it."""
+    own = next(iter(own_addresses()), None)
+    if own is None:
+        return False
+    for server in filter(_is_here, servers):
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_KNOCK_S):
+                _, writer = await asyncio.open_connection(own, urlsplit(server).port or 4222)
+            writer.close()
+            return True
+    return False
+
+
+def _is_here(server: str) -> bool:
+    return is_loopback(urlsplit(server).hostname or "")
+
+
+def _tailscale_address() -> str | None:
+    """Returns this host's address in its tailnet; None if it is in none, or Tailscale cannot be asked."""
+    try:
+        status = Tailscale(locate(os.environ), os.environ).status()
+    except TailscaleError as error:
+        if error.kind != "not_installed":
+            _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
+        return None
+    if not status.running or status.myself is None:
+        return None
+    return status.myself.ipv4 or status.myself.ipv6
 
 
 async def _source_address(host: str, port: int) -> str | None:

@@ -21,7 +21,8 @@ from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
-from pmoves_mesh.agent.liveness.lease import LeaseKeeper
+from pmoves_mesh.agent.liveness.lease import Cargo, LeaseKeeper
+from pmoves_mesh.agent.liveness.reachability import reachability_of
 from pmoves_mesh.agent.liveness.watching import keeper_of, watching
 from pmoves_mesh.agent.micro.taking_part import micro_loops
 from pmoves_mesh.agent.notify import Notifier
@@ -157,8 +158,11 @@ async def _assemble(
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
     dns = DnsServer(config, replica, clock, latencies.dns)
-    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings)
+    reachability = reachability_of(ground, replica)
+    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings, reachability.warnings)
     facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
+    facts.reached_from = lambda: reachability.told
+    reconciler = _reconciler(ground, voice, custody, link)
     facade = Facade(
         replica=replica,
         registrar=registrations,
@@ -176,6 +180,7 @@ async def _assemble(
         metrics=metrics.render,
         observe=latencies.http,
         settled=lambda: voice.outbox.depth == 0,
+        synchronise=reconciler.sync,
         readers=readers,
         surveyor=equipment.survey,
     )
@@ -187,13 +192,12 @@ async def _assemble(
     )
     custody.http_port = port
     listening(port)
-    announcer = Announcer(replace(config, http_port=port), author, registrations, replica, voice.log, clock)
+    announcer = _announcer(ground, voice, port)
     custody.restate = announcer.restate
-    lease, reconciler = (
-        keeper_of(ground, author, replica, clones.note, latencies.lease, lambda: equipment.meter.load),
-        _reconciler(ground, voice, announcer, link),
-    )
-    joined = (link.tend, reconciler.run, lease.run, *_speaking(ground, voice), *custody.joined_loops)
+    cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
+    lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
+    looking = reachability.looping(config.announce_s)
+    joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)
@@ -224,13 +228,21 @@ def _metrics(
     return metrics, readers
 
 
-def _reconciler(ground: Ground, voice: _Voice, announcer: Announcer, link: Link) -> Reconciler:
+def _announcer(ground: Ground, voice: _Voice, port: int) -> Announcer:
+    config = replace(ground.config, http_port=port)
+    made = Announcer(config, voice.author, voice.registrations, voice.replica, voice.log, ground.clock)
+    made.addresses = ground.advertised.addresses
+    return made
+
+
+def _reconciler(ground: Ground, voice: _Voice, custody: Custody, link: Link) -> Reconciler:
     charge = Charge(
         node=ground.config.node,
         interval_s=ground.config.reconcile_s,
-        restate=announcer.restate,
+        restate=lambda: custody.restate(),  # noqa: PLW0108 - it is set once there is an announcer
         waiting=lambda: voice.outbox.depth,
         begun_anew=link.begun_anew,
+        begin_anew=link.begin_anew,
     )
     bucket = NatsBucket(ground.connection, topology.REGISTRY)
     return Reconciler(charge, voice.registrations, voice.replica, voice.log, bucket, ground.clock)

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from pmoves_mesh import __version__
+from pmoves_mesh.agent.address import TAILSCALE
 from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.trust.trusted import keeps_ca
@@ -30,6 +31,7 @@ from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.subscribers import Applied
+from pmoves_mesh.tailscale.comparison import is_tailscale
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class Announcer:
 
     Attributes:
         resources: what this host has; whoever changes it calls `restate`.
+        addresses: of this node, by network, where there are several.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Announcer:
         self._said: asyncio.Future[int] | None = None
         self._repeats = 0
         self._contradicted = asyncio.Event()
+        self.addresses: dict[str, str] = {}
 
     async def announce(self) -> asyncio.Future[int]:
         """States a new announcement; the future gives its position in the stream."""
@@ -219,6 +223,8 @@ class Announcer:
             node_id=config.node,
             hostname=config.node,
             host=self._registrations.host,
+            addresses=self.addresses,
+            tailscale_ip=self._tailscale_ip,
             port=config.http_port,
             mode=config.mode,
             caps=dict.fromkeys(capabilities, True),
@@ -229,6 +235,11 @@ class Announcer:
             resources=described(self.resources),
             enrols=keeps_ca(config) and not is_loopback(config.http_host),
         )
+
+    @property
+    def _tailscale_ip(self) -> str | None:
+        host = self._registrations.host
+        return self.addresses.get(TAILSCALE) or (host if is_tailscale(host) else None)
 
     def _manifest(self, incarnation: int) -> tuple[ManifestEntry, ...] | None:
         """Returns a line for each instance, or None if that would outgrow an event."""

@@ -25,7 +25,11 @@ def _by_outcome(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:
 
 
 class Facts:
-    """Gathers the facts when they are asked for."""
+    """Gathers the facts when they are asked for.
+
+    Attributes:
+        reached_from: gives what other nodes found when they tried to reach this one.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Facts:
         self._replica = replica
         self._outbox = outbox
         self._further = further
+        self.reached_from: Callable[[], Mapping[str, str]] = dict
 
     def describe(self) -> RegistryFacts:
         """Returns the facts as they are now."""
@@ -70,6 +75,7 @@ class Facts:
             version=__version__,
             warnings=self._warnings(),
             repairs=dict(replica.repairs),
+            reached_from=self.reached_from(),
         )
 
     def line(self) -> str:

@@ -84,6 +84,8 @@ class Follower:
         self._identity = identity
         self._clock = clock
         self._broken_off = False
+        self._wanted_anew = asyncio.Event()
+        self._made_anew = asyncio.Event()
         self._joined = asyncio.Event()
 
     @property
@@ -118,7 +120,7 @@ class Follower:
                 await self._join()
                 self.problem = ""
                 self._joined.set()
-                await self._replica.run()
+                await self._follow()
             except LogUnavailable as error:
                 self.problem = str(error)
                 await self._clock.sleep(_RETRY_S)
@@ -131,6 +133,28 @@ class Follower:
                 self.problem = str(error)
                 _log.warning("not joined; trying again", detail=str(error), after_s=_REFUSED_RETRY_S)
                 await self._clock.sleep(_REFUSED_RETRY_S)
+
+    async def begin_anew(self) -> None:
+        """Makes the replica anew from bucket and stream; what it knows is served meanwhile.
+
+        It returns when the stream is followed again, which takes a log that can be reached.
+        """
+        self._made_anew.clear()
+        self._wanted_anew.set()
+        await self._made_anew.wait()
+
+    async def _follow(self) -> None:
+        """Follows the stream until the replica is to be made anew; raises as `Replica.run`."""
+        following = asyncio.ensure_future(self._replica.run())
+        wanted = asyncio.ensure_future(self._wanted_anew.wait())
+        try:
+            await asyncio.wait((following, wanted), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+        finally:
+            for task in (following, wanted):
+                task.cancel()
+            await asyncio.gather(following, wanted, return_exceptions=True)
 
     async def show(self, identity: Shown) -> None:
         """Lets the mesh see a certificate of this node.
@@ -160,6 +184,11 @@ class Follower:
             self._report("truncated", f"the stream begins at {bounds.first}, after {replica.position}")
             await self._boot(bounds, dict(replica.registry.decrees))
             self.begun_anew.set()
+        elif self._wanted_anew.is_set():
+            await self._boot(bounds)
+            self.begun_anew.set()
+        self._wanted_anew.clear()
+        self._made_anew.set()
         self._broken_off = False
         replica.stream_id = bounds.stream_id
 

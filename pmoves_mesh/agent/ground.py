@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from pmoves_mesh.agent.address import advertised_host
+from pmoves_mesh.agent.address import Advertised, advertised
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.access import Door, access_of
 from pmoves_mesh.agent.trust.issuing import Issuing
@@ -30,7 +30,7 @@ class Ground:
     """What every part of an agent may stand on.
 
     Attributes:
-        host: the address at which others reach this node.
+        advertised: the addresses at which others reach this node.
         identity: who this node was at its start; renewals follow.
         ledger: of the CA; empty where this host does not keep it.
         server: the embedded nats-server, if this agent runs it.
@@ -39,13 +39,18 @@ class Ground:
 
     config: Config
     clock: Clock
-    host: str
+    advertised: Advertised
     trust: Trust
     identity: Identity
     ledger: Ledger
     connection: Connection
     server: EmbeddedServer | None
     door: Door | None
+
+    @property
+    def host(self) -> str:
+        """The address that this node announces."""
+        return self.advertised.host
 
     def access(self, certificates: Iterable[IssuedCertificate]) -> Access:
         """Returns who may log in to the nats-server, when these certificates were issued."""
@@ -62,15 +67,16 @@ async def lay(config: Config, clock: Clock, stack: AsyncExitStack) -> Ground:
     Raises:
         MeshError: one of its subclasses, if there is no ground to stand on.
     """
-    host = await advertised_host(config)
+    own = await advertised(config)
+    hosts = tuple(dict.fromkeys((own.host, *own.addresses.values())))
     ledger = Ledger(config.tls_dir / LEDGER_FILE)
     if not config.secured:
         server = await _started(config, clock, stack, None)
         connection = await stack.enter_async_context(Connection(nats_settings(config)))
-        trust, identity = await first_trust(config, clock, host, connection)
+        trust, identity = await first_trust(config, clock, hosts, connection)
         await _record(config, identity, clock)
-        return Ground(config, clock, host, trust, identity, ledger, connection, server, None)
-    trust, identity = await first_trust(config, clock, host)
+        return Ground(config, clock, own, trust, identity, ledger, connection, server, None)
+    trust, identity = await first_trust(config, clock, hosts)
     await _record(config, identity, clock)
     issued = await asyncio.to_thread(ledger.certificates)
     access = access_of(trust.roots, identity, identity_files(config), issued, clock.now_ms())
@@ -79,7 +85,7 @@ async def lay(config: Config, clock: Clock, stack: AsyncExitStack) -> Ground:
         await guest.admit(access)
     server = await _started(config, clock, stack, access)
     connection = await stack.enter_async_context(Connection(nats_settings(config)))
-    return Ground(config, clock, host, trust, identity, ledger, connection, server, guest or server)
+    return Ground(config, clock, own, trust, identity, ledger, connection, server, guest or server)
 
 
 async def _started(

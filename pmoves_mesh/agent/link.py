@@ -64,6 +64,7 @@ class Link:
         connection: to the mesh's NATS.
         identity: who this node is.
         begun_anew: set whenever the replica began anew; whoever waits for it clears it.
+        begin_anew: makes the replica anew, and returns when it follows the stream again.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Link:
         )
         self._follower = Follower(upstream, replica, lambda: self.identity, clock)
         self.begun_anew: Final = self._follower.begun_anew
+        self.begin_anew: Final = self._follower.begin_anew
 
     @property
     def problem(self) -> str:

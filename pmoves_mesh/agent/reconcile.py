@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.core import records
-from pmoves_mesh.core.comparison import Difference, compare, marks_in, marks_of
-from pmoves_mesh.errors import CapacityError, LogError, RemoteProtocolError, SequenceGap, StoreError
+from pmoves_mesh.core.comparison import Difference, Synced, compare, marks_in, marks_of
+from pmoves_mesh.errors import (
+    CapacityError,
+    LogError,
+    LogUnavailable,
+    RemoteProtocolError,
+    SequenceGap,
+    StoreError,
+)
 from pmoves_mesh.ports import Bucket, Clock, EventLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.examination import EVERY, examine
@@ -28,6 +35,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _AGAIN_S: Final = 2.0
 _CURRENT_S: Final = 10.0
+_LOOK_S: Final = 0.05
 _SHOWN_MAX: Final = 10
 
 
@@ -41,6 +49,7 @@ class Charge:
         restate: makes this node announce itself soon.
         waiting: how many of this node's events are not in the stream yet.
         begun_anew: set when the replica began anew, which is a reason to compare at once.
+        begin_anew: has the replica made anew, and returns when it is.
     """
 
     node: str
@@ -48,6 +57,7 @@ class Charge:
     restate: Callable[[], None]
     waiting: Callable[[], int]
     begun_anew: asyncio.Event
+    begin_anew: Callable[[], Coroutine[Any, Any, None]]
 
 
 class Reconciler:
@@ -69,6 +79,7 @@ class Reconciler:
         self._bucket = bucket
         self._clock = clock
         self._rounds = 0
+        self._syncing = asyncio.Lock()
 
     async def run(self) -> None:
         """Compares for ever; what cannot be done now is done in the next round."""
@@ -88,12 +99,7 @@ class Reconciler:
             CapacityError: if the outbox is full.
         """
         chosen = self._is_chosen()
-        before = await self._differences(every=chosen)
-        if not before:
-            return
-        await self._clock.sleep(_AGAIN_S)
-        found = await self._differences(every=chosen)
-        differ = sorted(_pairs(before) & _pairs(found))
+        differ = await self._twice(every=chosen)
         if not differ:
             return
         _log.warning(
@@ -106,6 +112,66 @@ class Reconciler:
             left = {one.key for one in await self._differences(every=True)}
             differ = [(key, problem) for key, problem in differ if key in left]
         await self._restate(key for key, _ in differ)
+
+    async def sync(self) -> Synced:
+        """Compares everything at once, and mends it: the bucket and the replica from the stream.
+
+        What this node registered, and the stream does not know, is stated again.
+
+        Raises:
+            LogUnavailable: if the log cannot be reached, or not all of it could be read.
+            StoreError: if what is stated again cannot be made durable.
+            CapacityError: if the outbox is full.
+        """
+        async with self._syncing:
+            await self._settled()
+            restated = self._replica.repairs["restated"]
+            rebuilt = await rebuild(self._log, self._bucket, self._replica.verifier, self._clock)
+            wrong = await self._twice(every=True)
+            if wrong:
+                _log.warning("this replica says otherwise", keys=len(wrong), first=wrong[:_SHOWN_MAX])
+                await self._begin_anew()
+                await self._settled()
+            await self.reconcile()
+            await self._settled()
+            left = await self._twice(every=True)
+            return Synced(
+                position=self._replica.position,
+                keys=rebuilt.keys,
+                written=rebuilt.written,
+                deleted=rebuilt.deleted,
+                replica=len(wrong),
+                restated=self._replica.repairs["restated"] - restated,
+                left=tuple(key for key, _ in left),
+            )
+
+    async def _begin_anew(self) -> None:
+        try:
+            async with asyncio.timeout(_CURRENT_S):
+                await self._charge.begin_anew()
+        except TimeoutError:
+            raise LogUnavailable(f"the replica was not made anew within {_CURRENT_S:.0f} s") from None
+
+    async def _settled(self) -> None:
+        """Waits until nothing is under way that could differ by itself.
+
+        Raises:
+            LogUnavailable: if it is after 10 s.
+        """
+        try:
+            async with asyncio.timeout(_CURRENT_S):
+                while not self._replica.is_current or self._charge.waiting():
+                    await self._clock.sleep(_LOOK_S)
+        except TimeoutError:
+            raise LogUnavailable("this agent is not current, so there is nothing to compare") from None
+
+    async def _twice(self, *, every: bool) -> list[tuple[str, str]]:
+        """Returns the keys, and the problem of each, that differ now and a moment later."""
+        before = await self._differences(every=every)
+        if not before:
+            return []
+        await self._clock.sleep(_AGAIN_S)
+        return sorted(_pairs(before) & _pairs(await self._differences(every=every)))
 
     async def _wait(self) -> None:
         """Waits for the next round: its moment differs from node to node and from round to round."""

@@ -70,7 +70,7 @@ def join_command(*, token: str, name: str | None, force: bool) -> None:
 
 def _check_free(config: Config, token: JoinToken, node: str, *, force: bool) -> None:
     """Checks that joining takes nothing from this host that it should keep, before the token is used."""
-    mesh = _present_mesh(config)
+    mesh = present_mesh(config)
     if mesh and not force:
         raise StartError(
             f"this host is in mesh {mesh} already ({config.tls_dir / keystore.CA_CERTIFICATE}); nothing was "
@@ -93,7 +93,7 @@ def _check_free(config: Config, token: JoinToken, node: str, *, force: bool) -> 
             )
 
 
-def _present_mesh(config: Config) -> str | None:
+def present_mesh(config: Config) -> str | None:
     """Returns the mesh that this host is in, None if it is in none."""
     held = (
         config.tls_dir / keystore.CA_CERTIFICATE,

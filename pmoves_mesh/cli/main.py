@@ -42,11 +42,14 @@ _COMMANDS: Final = {
     "certs": _Entry("certs", "Make, renew and show certificates of the mesh."),
     "token": _Entry("token", "Let another host join the mesh."),
     "join": _Entry("join", "Make this host a node of a mesh, with a token."),
+    "tailscale": _Entry("tailscale", "Make this host part of a tailnet, and see the mesh beside it."),
     "audit": _Entry("audit", "Check every signature and every link of the mesh's whole past."),
     "doctor": _Entry("doctor", "Check this host for whatever may be wrong, and say what to do about it."),
+    "first-run": _Entry("first_run", "Set this host up for a mesh of several, in one go."),
     "init": _Entry("setup", "Write an env.shared with the essential settings."),
     "migrate": _Entry("streams", "Free the mesh's subjects from an older JetStream stream."),
     "bucket": _Entry("streams", "Look after the bucket that holds the registry."),
+    "registry": _Entry("registry", "Bring stream, bucket and this host's agent into step."),
     "snapshot": _Entry("snapshot", "Save the registry into a signed file, or put back what the mesh lacks."),
     "completion": _Entry("setup", "Print the completion script of a shell."),
     "version": _Entry("setup", "Show the version."),
@@ -68,7 +71,7 @@ class _LazyGroup(click.Group):
         if entry is None:
             return None
         module = import_module(f"pmoves_mesh.cli.{entry.module}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

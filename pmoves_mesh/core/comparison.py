@@ -49,6 +49,28 @@ class Difference(Struct, frozen=True, kw_only=True):
     problem: Problem
 
 
+class Synced(Struct, frozen=True, kw_only=True):
+    """What was mended when stream, bucket and replica were compared.
+
+    Attributes:
+        position: up to which this replica knows the stream.
+        keys: how many keys the stream gives.
+        written: how many of them the bucket lacked or held otherwise.
+        deleted: how many keys the bucket held that the stream does not give.
+        replica: how many keys this replica held otherwise.
+        restated: how many instances of this node the stream did not know.
+        left: keys that differ still.
+    """
+
+    position: int
+    keys: int
+    written: int
+    deleted: int
+    replica: int
+    restated: int
+    left: tuple[str, ...] = ()
+
+
 def marks_of(registry: Registry) -> dict[str, Mark]:
     """Returns the marks of what the bucket should hold, by what a registry holds."""
     marks: dict[str, Mark] = {}

@@ -22,6 +22,8 @@ from pmoves_mesh.core.names import (
     Port,
 )
 
+NETWORKS_MAX: Final = 8
+
 MANIFEST_ENTRIES_MAX: Final = 2000
 """Above this many instances an announcement carries no manifest: it would outgrow an event."""
 
@@ -60,6 +62,7 @@ class NodeAnnounced(_Event, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         host: the address at which other nodes reach this one.
+        addresses: where it is reached on each of several networks, such as `tailscale` and `nats`.
         port: the port of the node's HTTP API.
         caps: `capabilities` once more, as the object that older readers expect.
         services_running: the names of the instances, once each.
@@ -74,6 +77,7 @@ class NodeAnnounced(_Event, frozen=True, kw_only=True, gc=False):
     node_id: Text = ""
     hostname: Text = ""
     host: Host
+    addresses: Annotated[dict[Text, Host], Meta(max_length=NETWORKS_MAX)] = {}
     port: Port = 0
     mode: Mode = "docked"
     caps: dict[str, bool] = {}

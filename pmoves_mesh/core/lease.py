@@ -47,7 +47,22 @@ _VALUE_BYTES_MAX: Final = 4096
 _DOMAIN: Final = b"pmoves-mesh lease 1"
 _TOLERANCE_MS: Final = 5 * 60 * 1000
 
+LOOKS_MAX: Final = 6
+"""Of how many other nodes a lease says whether they are reached: it must not outgrow its value."""
+
 _Named = Annotated[tuple[Holder, ...], Meta(max_length=NAMED_MAX)]
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """What came of trying to reach another node.
+
+    Attributes:
+        host: the address that it announced then.
+        problem: why it is not reached there, in a few words; empty if it is.
+    """
+
+    host: Host
+    problem: Annotated[str, Meta(max_length=100)] = ""
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -63,6 +78,7 @@ class Lease(Struct, frozen=True, kw_only=True):
         time_ms: when it wrote this, by its own clock, unix milliseconds; nothing is decided by it.
         connection: to the server, through which it writes: see `Connection.id`.
         load: how much of its host is in use; None where that is not known, as in leases of old.
+        looks: what came of trying to reach other nodes, by their names.
     """
 
     node: Label
@@ -74,6 +90,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     time_ms: Counter
     connection: Annotated[str, Meta(max_length=256)] = ""
     load: Load | None = None
+    looks: Annotated[dict[Label, Look], Meta(max_length=LOOKS_MAX)] = {}
 
 
 class Claim(Struct, frozen=True):

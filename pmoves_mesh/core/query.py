@@ -73,6 +73,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     services: tuple[str, ...]
     instances: int
     tailscale_ip: str | None
+    addresses: dict[str, str]
     resources: dict[str, Any]
     version: str
     incarnation: int
@@ -170,6 +171,7 @@ def node_view(node: NodeEntry) -> NodeView:
         services=tuple(sorted({key.service for key in node.entries})),
         instances=len(instances),
         tailscale_ip=announced.tailscale_ip if announced else None,
+        addresses=announced.addresses if announced else {},
         resources=announced.resources if announced else {},
         version=announced.version if announced else "",
         incarnation=max(node.latest.incarnation, 0),

@@ -115,6 +115,7 @@ async def assembled(makings: Makings) -> Agent:
         restate=announcer.restate,
         waiting=lambda: outbox.depth,
         begun_anew=reader.follower.begun_anew,
+        begin_anew=reader.follower.begin_anew,
     )
     tenant = Tenant(
         node=node,

@@ -570,7 +570,7 @@ def test_a_shell_completes_the_names_of_commands():
         text=True,
         check=False,
     )
-    assert done.stdout.splitlines() == ["plain,register"]
+    assert done.stdout.splitlines() == ["plain,register", "plain,registry"]
 
 
 # The agent's life, as far as it goes without an agent

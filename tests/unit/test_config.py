@@ -11,6 +11,7 @@ import pytest
 from pmoves_mesh.config import Config, Secret, is_loopback, load
 from pmoves_mesh.errors import ConfigError
 from pmoves_mesh.settings import SETTINGS
+from pmoves_mesh.tailscale.settings import TailscaleSettings
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         stream_max_age_s=30 * 86400,
         stream_max_bytes=1 << 30,
         tailscale_authkey=None,
+        tailscale=TailscaleSettings(tags=("tag:pmoves",)),
     )
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from pmoves_mesh.core import lease
 from pmoves_mesh.core.envelope import SigningIdentity
-from pmoves_mesh.core.lease import Claim, Decision, Lease
+from pmoves_mesh.core.lease import Claim, Decision, Lease, Look
 from pmoves_mesh.core.load import Load
 from pmoves_mesh.errors import IdentityCloned, LogError, LogUnavailable, RemoteProtocolError, SequenceConflict
 from pmoves_mesh.ports import Bucket, BucketEntry, Clock
@@ -34,6 +34,19 @@ _CONTESTS_MAX: Final = 5
 _RELEASE_S: Final = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """What a lease carries besides the proof of life, for whoever reads it: it costs no message.
+
+    Attributes:
+        load: gives how much of this host is in use, as it was last read.
+        looks: gives what came of trying to reach other nodes.
+    """
+
+    load: Callable[[], Load | None] = lambda: None
+    looks: Callable[[], dict[str, Look]] = dict
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     """Who holds a lease.
@@ -45,7 +58,7 @@ class Tenant:
         incarnation: gives this run's.
         identity: gives what this node signs with; another one after each renewal.
         connection: gives the connection through which the lease is written; see `Connection.id`.
-        load: gives how much of this host is in use, as it was last read.
+        cargo: what its lease carries besides.
     """
 
     node: str
@@ -54,7 +67,7 @@ class Tenant:
     incarnation: Callable[[], int]
     identity: Callable[[], SigningIdentity]
     connection: Callable[[], str] = str
-    load: Callable[[], Load | None] = lambda: None
+    cargo: Cargo = Cargo()
 
 
 class LeaseKeeper:
@@ -230,7 +243,8 @@ class LeaseKeeper:
                 host=tenant.host,
                 time_ms=self._clock.now_ms(),
                 connection=tenant.connection(),
-                load=tenant.load(),
+                load=tenant.cargo.load(),
+                looks=tenant.cargo.looks(),
             ),
             self._verifier.trust.mesh,
             tenant.identity(),

@@ -7,12 +7,11 @@ from typing import Any
 
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.ground import Ground
-from pmoves_mesh.agent.liveness.lease import LeaseKeeper, Tenant
+from pmoves_mesh.agent.liveness.lease import Cargo, LeaseKeeper, Tenant
 from pmoves_mesh.agent.liveness.suspicions import Suspicions, showing
 from pmoves_mesh.agent.liveness.sweeper import Sweeper
 from pmoves_mesh.agent.liveness.witness import Witness
 from pmoves_mesh.core.lease import Lease
-from pmoves_mesh.core.load import Load
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.endings import NatsEndings
@@ -28,7 +27,7 @@ def keeper_of(
     replica: Replica,
     cloned: Callable[[Lease], None],
     observe: Callable[[str, float], None],
-    load: Callable[[], Load | None],
+    cargo: Cargo,
 ) -> LeaseKeeper:
     """Returns what keeps this node's lease; the rest is as `LeaseKeeper` and `Tenant` take it."""
     config, connection = ground.config, ground.connection
@@ -39,7 +38,7 @@ def keeper_of(
         incarnation=lambda: author.stamp.incarnation,
         identity=lambda: author.identity,
         connection=lambda: connection.id,
-        load=load,
+        cargo=cargo,
     )
     leases = NatsBucket(connection, topology.LEASES)
     return LeaseKeeper(tenant, replica.verifier, leases, ground.clock, cloned, observe)

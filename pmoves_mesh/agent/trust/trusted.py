@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,7 @@ def keeps_ca(config: Config) -> bool:
 
 
 async def first_trust(
-    config: Config, clock: Clock, host: str, connection: Connection | None = None
+    config: Config, clock: Clock, hosts: Sequence[str], connection: Connection | None = None
 ) -> tuple[Trust, Identity]:
     """Returns whom this node believes, and who it is; on a mesh's first start it makes the CA.
 
@@ -54,7 +55,7 @@ async def first_trust(
     Args:
         config: the settings.
         clock: the time.
-        host: the address at which this node is reached.
+        hosts: the addresses at which this node is reached.
         connection: to the mesh's NATS, which is asked whether there is such a mesh already; None
             where nobody can log in before there is an identity.
 
@@ -71,7 +72,7 @@ async def first_trust(
         )
     if not keeps_ca(config):
         await _come_back(config, clock)
-    identity = await asyncio.to_thread(_own_identity, config, clock, host)
+    identity = await asyncio.to_thread(_own_identity, config, clock, hosts)
     trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
     trust.admit(identity.certificate_der)
     return trust, identity
@@ -94,13 +95,13 @@ def local_secret(config: Config) -> str:
     return found
 
 
-def _own_identity(config: Config, clock: Clock, host: str) -> Identity:
+def _own_identity(config: Config, clock: Clock, hosts: Sequence[str]) -> Identity:
     return keystore.open_identity(
         config.data_dir / IDENTITY_DIR,
         config.tls_dir,
         config.mesh,
         config.node,
-        (host, server_name_of(config.mesh)) if config.secured else (host,),
+        (*hosts, server_name_of(config.mesh)) if config.secured else hosts,
         clock.now_ms(),
         passphrase=_passphrase(config),
     )

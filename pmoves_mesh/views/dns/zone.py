@@ -229,7 +229,8 @@ class Zone:
         for node in registry.nodes.values():
             if node.announced is None or node.status == "left":
                 continue
-            hosts = (node.announced.host, node.announced.tailscale_ip or "")
+            said = node.announced
+            hosts = (said.host, said.tailscale_ip or "", *said.addresses.values())
             for address in {names.address_of(host) for host in hosts}:
                 if address is not None:
                     found.setdefault(address, []).append(node.name)

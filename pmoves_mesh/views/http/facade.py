@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core.comparison import Synced
 from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, Surveyor
@@ -38,6 +39,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
         repairs: how often a disagreement with the stream or the bucket was found and mended, by kind.
         ca: fingerprint of each root certificate of the mesh.
         warnings: what an operator should look at.
+        reached_from: what other nodes say that tried to reach this one: nothing, or why they could not.
     """
 
     mesh: str
@@ -63,6 +65,7 @@ class RegistryFacts(Struct, frozen=True, kw_only=True):
     version: str
     warnings: Sequence[str]
     repairs: Mapping[str, int] = {}
+    reached_from: Mapping[str, str] = {}
 
 
 class CertificateFacts(Struct, frozen=True, kw_only=True):
@@ -140,6 +143,7 @@ class Facade:
         settled: returns whether everything that this node said is in the stream.
         surveyor: who finds out how loaded nodes are, and how far away; None where nobody does.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
+        synchronise: compares stream, bucket and replica at once, and mends what differs.
     """
 
     replica: Replica
@@ -160,6 +164,7 @@ class Facade:
     settled: Callable[[], bool] = lambda: True
     surveyor: Surveyor | None = None
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
+    synchronise: Callable[[], Awaitable[Synced]] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)

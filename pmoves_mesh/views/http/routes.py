@@ -19,7 +19,7 @@ from pmoves_mesh.core.names import (
 )
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, trust, watch, writes
+from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, sync, trust, watch, writes
 from pmoves_mesh.views.http.blocking import INDEX_MAX
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
@@ -302,4 +302,5 @@ ROUTES: Final = (
         summary="Describe this API.",
         answers={200: dict[str, Any]},
     ),
+    *sync.ROUTES,
 )

@@ -1,0 +1,42 @@
+"""Which nodes try to reach which: two others, and rather on other hosts; whoever asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmoves_mesh.agent.liveness.reachability import tried_by
+
+
+def mesh_of(count: int) -> dict[str, str]:
+    return {f"node-{number}": f"10.0.0.{number}" for number in range(count)}
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100])
+def test_every_node_is_tried_by_two_others_or_by_all_there_are(count: int):
+    hosts = mesh_of(count)
+    for node in hosts:
+        trying = tried_by(node, hosts)
+        assert len(set(trying)) == min(2, count - 1)
+        assert node not in trying
+
+
+def test_no_node_has_to_try_more_than_two_where_each_is_on_a_host_of_its_own():
+    hosts = mesh_of(50)
+    tries = [name for node in hosts for name in tried_by(node, hosts)]
+    assert {tries.count(name) for name in hosts} == {2}
+
+
+def test_the_order_in_which_nodes_are_known_does_not_matter():
+    hosts = mesh_of(20)
+    assert tried_by("node-7", hosts) == tried_by("node-7", dict(reversed(hosts.items())))
+
+
+def test_a_node_on_the_same_host_tries_only_where_there_is_no_other():
+    together = {"alpha": "10.0.0.1", "beta": "10.0.0.1"}
+    assert tried_by("alpha", together) == ("beta",)
+    for other in ("gamma", "delta", "epsilon"):
+        assert tried_by("alpha", {**together, other: "10.0.0.2"})[0] == other
+
+
+def test_a_node_that_is_alone_is_tried_by_nobody():
+    assert tried_by("alpha", {"alpha": "10.0.0.1"}) == ()
