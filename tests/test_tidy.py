@@ -13,8 +13,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from pmoves_mesh.config import Config, Secret, load
+from pmoves_mesh.config import Config, load
 from pmoves_mesh.settings import SETTINGS
+from pmoves_mesh.values import Secret
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pmoves_mesh"

@@ -47,7 +47,7 @@ from pmoves_mesh.store.store import Store
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.dns.server import DnsServer
 from pmoves_mesh.views.http.app import serving
-from pmoves_mesh.views.http.facade import Facade
+from pmoves_mesh.views.http.facade import Facade, RegistryFacts
 from pmoves_mesh.views.http.listener import Exposure, TlsFiles
 from pmoves_mesh.views.latencies import Latencies
 from pmoves_mesh.views.materialiser import Materialiser
@@ -163,32 +163,19 @@ async def _assemble(
     facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
-    facade = Facade(
-        replica=replica,
-        registrar=registrations,
-        node=config.node,
-        describe=facts.describe,
-        token=config.http_token.reveal() if config.http_token else None,
-        names=names,
-        clock=clock,
+    facade = replace(
+        _facade(ground, voice, names, facts.describe),
         enroller=custody.enroller,
-        local_secret=local_secret(config),
-        enrols=keeps_ca(config),
         reporter=care.reports,
         maintainer=care.maintenance,
-        tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         metrics=metrics.render,
         observe=latencies.http,
-        settled=lambda: voice.outbox.depth == 0,
         synchronise=reconciler.sync,
         readers=readers,
         surveyor=equipment.survey,
     )
-    certificate, key = identity_files(config)
-    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
-    exposure = Exposure(tls=files, insecure=config.insecure_http)
     port = await stack.enter_async_context(
-        serving(facade, config.http_host, config.http_port, exposure=exposure)
+        serving(facade, config.http_host, config.http_port, exposure=_exposure(config))
     )
     custody.http_port = port
     listening(port)
@@ -210,6 +197,32 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
+
+
+def _facade(
+    ground: Ground, voice: _Voice, names: frozenset[str], describe: Callable[[], RegistryFacts]
+) -> Facade:
+    """Returns what the HTTP API stands on, without the parts that look after something."""
+    config, clock = ground.config, ground.clock
+    return Facade(
+        replica=voice.replica,
+        registrar=voice.registrations,
+        node=config.node,
+        describe=describe,
+        token=config.http_token.reveal() if config.http_token else None,
+        names=names,
+        clock=clock,
+        local_secret=local_secret(config),
+        enrols=keeps_ca(config),
+        tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
+        settled=lambda: voice.outbox.depth == 0,
+    )
+
+
+def _exposure(config: Config) -> Exposure:
+    certificate, key = identity_files(config)
+    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
+    return Exposure(tls=files, insecure=config.insecure_http)
 
 
 def _metrics(

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 
 from pmoves_mesh.agent.pidfile import is_stale
 from pmoves_mesh.cli.findings import Check, Complaint, Host
-from pmoves_mesh.config import ENV_FILE, Config
+from pmoves_mesh.config import Config
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import KeyPermission, PkiError, UntrustedIssuer
@@ -22,6 +22,7 @@ from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.authority import check_authority_of
 from pmoves_mesh.pki.files import read_certificates, read_key
 from pmoves_mesh.pki.inventory import CertificateFact, certificate_files, facts_of, key_files, severity
+from pmoves_mesh.values import ENV_FILE
 
 _DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000

@@ -9,9 +9,9 @@ from typing import Final
 
 from dotenv import dotenv_values
 
-from pmoves_mesh.config import ENV_FILE
 from pmoves_mesh.errors import ConfigError
 from pmoves_mesh.pki.files import write_whole
+from pmoves_mesh.values import ENV_FILE
 
 _ASSIGNMENT: Final = re.compile(r"\A\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=")
 _VALUE: Final = re.compile(r"\A[A-Za-z0-9._:/,\[\]-]{1,1000}\Z")

@@ -17,9 +17,10 @@ from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import cell, example
 from pmoves_mesh.cli.tailscale import set_up
 from pmoves_mesh.cli.tailscale_setup import write_mesh_file
-from pmoves_mesh.config import ENV_FILE, Config
+from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.pki import keystore, tokens
+from pmoves_mesh.values import ENV_FILE
 
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - what other hosts are to reach; both speak mutual TLS there
 

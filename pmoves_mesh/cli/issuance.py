@@ -17,7 +17,7 @@ from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import cell, example
 from pmoves_mesh.cli.durations import Duration
 from pmoves_mesh.clock import SystemClock
-from pmoves_mesh.config import Config, Secret
+from pmoves_mesh.config import Config
 from pmoves_mesh.core.limits import parse_patterns, patterns_of
 from pmoves_mesh.core.names import parse_label
 from pmoves_mesh.core.trust import SignerKind, Trust, fingerprint
@@ -29,6 +29,7 @@ from pmoves_mesh.pki.identity import Identity, renewal_request, verified_identit
 from pmoves_mesh.pki.operator import OPERATOR_CERTIFICATE
 from pmoves_mesh.pki.requests import RequestedIdentity, make_request, read_request
 from pmoves_mesh.pki.templates import BACKDATE_S, NODE_LIFETIME_S, CertificateRequest
+from pmoves_mesh.values import Secret
 
 _NODES_DIR: Final = "nodes"
 

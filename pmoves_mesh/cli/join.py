@@ -17,7 +17,7 @@ from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
 from pmoves_mesh.cli import envfile
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import cell, example
-from pmoves_mesh.config import ENV_FILE, Config
+from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import parse_label
 from pmoves_mesh.core.trust import fingerprint
 from pmoves_mesh.errors import ConfigError, EnrolmentRefusedError, PkiError, StartError
@@ -26,6 +26,7 @@ from pmoves_mesh.pki.files import locked, read_certificates, read_key, write_key
 from pmoves_mesh.pki.requests import make_request
 from pmoves_mesh.pki.tokens import JoinToken
 from pmoves_mesh.ports import IssuedIdentity
+from pmoves_mesh.values import ENV_FILE
 
 _JOINING_KEY: Final = "joining.key"
 """The key that is being certified: if the answer goes astray, the same token works again with it."""

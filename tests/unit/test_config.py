@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pmoves_mesh.config import Config, Secret, is_loopback, load
+from pmoves_mesh.config import Config, is_loopback, load
 from pmoves_mesh.errors import ConfigError
 from pmoves_mesh.settings import SETTINGS
 from pmoves_mesh.tailscale.settings import TailscaleSettings
+from pmoves_mesh.values import Secret
 
 
 @pytest.fixture
