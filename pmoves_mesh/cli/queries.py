@@ -35,6 +35,12 @@ _NODE_COLUMNS: Final = (
     Column("LAST SEEN", "last_seen"),
 )
 
+_DECIDING: Final = {
+    "least_loaded": Column("LOAD", "load"),
+    "nearest": Column("ROUND TRIP MS", "round_trip_ms"),
+}
+"""What decided, by what was preferred."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the agent's answer as JSON.")
 
 
@@ -136,15 +142,16 @@ def discover_command(
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"))
+        _print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
 
 
 def _print_nodes(nodes: list[dict[str, Any]]) -> None:
     print_table(_NODE_COLUMNS, map(with_address, nodes), empty="no nodes yet")
 
 
-def _print_instances(instances: list[dict[str, Any]]) -> None:
-    print_table(_INSTANCE_COLUMNS, map(with_address, instances), empty="no services")
+def _print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+    columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
+    print_table(columns, map(with_address, instances), empty="no services")
 
 
 def with_address(record: Mapping[str, Any]) -> dict[str, Any]:
