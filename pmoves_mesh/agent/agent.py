@@ -174,11 +174,8 @@ async def _assemble(
         readers=readers,
         surveyor=equipment.survey,
     )
-    certificate, key = identity_files(config)
-    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
-    exposure = Exposure(tls=files, insecure=config.insecure_http)
     port = await stack.enter_async_context(
-        serving(facade, config.http_host, config.http_port, exposure=exposure)
+        serving(facade, config.http_host, config.http_port, exposure=_exposure(config))
     )
     custody.http_port = port
     listening(port)
@@ -199,6 +196,13 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, loops)
+
+
+def _exposure(config: Config) -> Exposure:
+    """Returns how other hosts may reach the HTTP API, where its address is not loopback."""
+    certificate, key = identity_files(config)
+    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
+    return Exposure(tls=files, insecure=config.insecure_http)
 
 
 def _metrics(

@@ -10,6 +10,10 @@ import machines
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
 
+from pmoves_mesh import Mesh as Sdk
+from pmoves_mesh.config import load
+from pmoves_mesh.errors import InvalidFieldError
+
 WITH_GPU = {"resources.gpu.memory_gb": {"gte": 8}}
 
 
@@ -123,6 +127,23 @@ def test_the_nearest_node_is_the_own_one_and_every_way_was_measured(mesh: Mesh):
     assert 0 < by_node["jetson"] < 100
 
 
+async def test_a_program_asks_the_same(mesh: Mesh):
+    pc = mesh.agents["pc"]
+    config = load({**pc.environment, "SERVICE_REGISTRY_URL": pc.url}, pc.directory)
+    async with Sdk.connect(config=config) as program:
+        assert [one.node for one in await program.discover("stt", where=WITH_GPU)] == ["gpubox"]
+        assert [one.node for one in await program.discover(name="whisper", where={"node": "jetson"})] == [
+            "jetson"
+        ]
+        assert await program.discover(name="rag", where=WITH_GPU) == []
+        assert [one.node for one in await program.discover("stt", prefer="nearest", limit=1)] == ["pc"]
+        assert len(await program.discover("stt", limit=2)) == 2
+        with pytest.raises(InvalidFieldError, match=r"where: 'colour' does not begin"):
+            await program.discover(where={"colour": "red"})
+    with Sdk.connect_sync(config=config) as program:
+        assert [one.node for one in program.discover("stt", where=WITH_GPU, limit=1)] == ["gpubox"]
+
+
 def test_the_command_line_asks_the_same(mesh: Mesh):
     pc = mesh.agents["pc"]
     found = pc.run(
@@ -131,6 +152,9 @@ def test_the_command_line_asks_the_same(mesh: Mesh):
     )
     assert found.returncode == 0, found.stderr
     assert '"node": "gpubox"' in found.stdout
+    nodes = pc.run("nodes").stdout
+    assert "16 cores, 31 GB\t" in nodes
+    assert "32 cores, 126 GB, AMD 0x744c 24 GB\t" in nodes
     shown = pc.run("discover", "stt", "--prefer", "least_loaded")
     assert shown.stdout.splitlines()[0].endswith("\tLOAD")
     assert "cpu=0.0, memory=0." in shown.stdout
