@@ -1,9 +1,10 @@
 """`make bench`: prints the figures of the core, of two agents on a real nats-server, and of liveness.
 
 `python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
-services; `dns`, how many questions an agent answers; `reliability`, what faults of servers, network and
-agents cost; `sdk`, how fast a program resolves; `watch`, a thousand watchers on one agent. `liveness 600`
-prints those of liveness alone, with its steady parts ten minutes long.
+services; `choosing`, what it costs to know of hosts and to choose among many; `dns`, how many questions an
+agent answers; `reliability`, what faults of servers, network and agents cost; `sdk`, how fast a program
+resolves; `watch`, a thousand watchers on one agent. `liveness 600` prints those of liveness alone, with its
+steady parts ten minutes long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib import import_module
 from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
-NAMED = ("checks", "dns", "liveness", "reliability", "sdk", "watch")
+NAMED = ("checks", "choosing", "dns", "liveness", "reliability", "sdk", "watch")
 
 
 def main(*arguments: str) -> None:

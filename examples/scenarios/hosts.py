@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -112,15 +112,19 @@ class Host:
 
 
 @contextmanager
-def hosts(hub: str, *others: str) -> Iterator[dict[str, Host]]:
-    """Gives hosts of one mesh by their names; the agent of the first runs the nats-server for all."""
+def hosts(settings: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Host]]:
+    """Gives hosts of one mesh by their names, each with settings of its own.
+
+    The agent of the first runs the nats-server for all.
+    """
     nats_port = os.environ.get("PMOVES_NATS_PORT") or str(_free_port())
+    nats = {"PMOVES_NATS_PORT": nats_port}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pmoves-mesh-")))
-        made = {hub: stack.enter_context(Host(folder, hub, PMOVES_NATS_PORT=nats_port))}
-        for name in others:
-            host = Host(folder, name, NATS_URL=f"nats://127.0.0.1:{nats_port}")
-            made[name] = stack.enter_context(host)
+        made: dict[str, Host] = {}
+        for name, own in settings.items():
+            made[name] = stack.enter_context(Host(folder, name, **nats, **own))
+            nats = {"NATS_URL": f"nats://127.0.0.1:{nats_port}"}
         yield made
 
 

@@ -24,7 +24,7 @@ ALL: Final = {"vector": "gpu", "graph": "vps", "full-text": "jetson"}
 
 async def main() -> None:
     """Asks while all are there, with a program dead, with a whole host lost, and once that is back."""
-    with hosts("pc", "gpu", "jetson", "vps") as mesh:
+    with hosts({name: {} for name in ("pc", "gpu", "jetson", "vps")}) as mesh:
         vector = mesh["gpu"].run("search_node.py", "vector")
         for name, kind in (("jetson", "vector"), ("jetson", "full-text"), ("vps", "graph")):
             mesh[name].run("search_node.py", kind)

@@ -220,6 +220,7 @@ def _facade(
 
 
 def _exposure(config: Config) -> Exposure:
+    """Returns how other hosts may reach the HTTP API, where its address is not loopback."""
     certificate, key = identity_files(config)
     files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
     return Exposure(tls=files, insecure=config.insecure_http)

@@ -29,11 +29,18 @@ _NODE_COLUMNS: Final = (
     Column("STATUS", "status"),
     Column("ADDRESS", "address"),
     Column("MODE", "mode"),
+    Column("RESOURCES", "brief"),
     Column("CAPABILITIES", "capabilities"),
     Column("SERVICES", "services"),
     Column("VERIFIED", "verified"),
     Column("LAST SEEN", "last_seen"),
 )
+
+_DECIDING: Final = {
+    "least_loaded": Column("LOAD", "load"),
+    "nearest": Column("ROUND TRIP MS", "round_trip_ms"),
+}
+"""What decided, by what was preferred."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the agent's answer as JSON.")
 
@@ -136,15 +143,35 @@ def discover_command(
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"))
+        _print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
 
 
 def _print_nodes(nodes: list[dict[str, Any]]) -> None:
-    print_table(_NODE_COLUMNS, map(with_address, nodes), empty="no nodes yet")
+    rows = ({**with_address(node), "brief": _brief(node.get("resources"))} for node in nodes)
+    print_table(_NODE_COLUMNS, rows, empty="no nodes yet")
 
 
-def _print_instances(instances: list[dict[str, Any]]) -> None:
-    print_table(_INSTANCE_COLUMNS, map(with_address, instances), empty="no services")
+def _print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+    columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
+    print_table(columns, map(with_address, instances), empty="no services")
+
+
+def _brief(resources: object) -> list[str]:
+    """Returns what a node has in a few words; what other programs announce may have any shape."""
+    if not isinstance(resources, dict):
+        return []
+    named = (("cpu_cores", "cores"), ("memory_gb", "GB"))
+    words = [f"{resources[field]:g} {unit}" for field, unit in named if _is_number(resources.get(field))]
+    gpus = resources.get("gpu")
+    for gpu in gpus if isinstance(gpus, list) else ():
+        if isinstance(gpu, dict):
+            memory = gpu.get("memory_gb")
+            words.append(f"{gpu.get('model', 'GPU')}{f' {memory:g} GB' if _is_number(memory) else ''}")
+    return words
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def with_address(record: Mapping[str, Any]) -> dict[str, Any]:

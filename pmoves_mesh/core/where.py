@@ -22,6 +22,8 @@ CONDITIONS_MAX: Final = 32
 PATH_LENGTH_MAX: Final = 256
 TEXT_LENGTH_MAX: Final = 1024
 CHOICES_MAX: Final = 100
+ITEMS_MAX: Final = 256
+"""How many items of a list are looked at, whoever made it so long."""
 
 PATH: Final = r"^[A-Za-z0-9_:/+@-][A-Za-z0-9._:/+@ -]{0,254}$"
 OPERATORS: Final = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "exists")
@@ -118,7 +120,8 @@ class Where(Struct, frozen=True, kw_only=True):
         if not self.gpu:
             return True
         found = resources.get("gpu")
-        gpus = [one for one in found if isinstance(one, dict)] if isinstance(found, list | tuple) else []
+        listed = found[:ITEMS_MAX] if isinstance(found, list | tuple) else ()
+        gpus = [one for one in listed if isinstance(one, dict)]
         return any(all(term.holds(_values(gpu, term.path[2:])) for term in self.gpu) for gpu in gpus or ({},))
 
     def holds_of_instance(self, entry: InstanceEntry) -> bool:
@@ -215,7 +218,7 @@ def _values(root: object, path: tuple[str, ...]) -> Sequence[object]:
     A key that has a dot in it, as metadata may, is found by the rest of the path as it stands.
     """
     if isinstance(root, list | tuple):
-        return [found for item in root for found in _values(item, path)]
+        return [found for item in root[:ITEMS_MAX] for found in _values(item, path)]
     if not path:
         return () if root is None else (root,)
     if not isinstance(root, dict):

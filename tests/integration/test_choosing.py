@@ -130,5 +130,19 @@ async def test_what_leaves_while_nodes_are_surveyed_is_not_found(asked: Asked):
 async def test_a_mesh_that_surveys_nobody_prefers_its_own_order(asked: Asked):
     found = await asked.mesh.ask("POST", "/api/discover", json={"capabilities": ["rag"], "prefer": "nearest"})
     assert [one["node"] for one in found.body["services"]] == ["beta", "delta", "gamma", "plain"]
-    node = await asked.mesh.get("/api/nodes/beta")
-    assert node.body["load"] is None
+    assert (await asked.mesh.get("/api/nodes/beta/load")).body == {"name": "beta", "load": None}
+
+
+async def test_the_load_of_a_node_has_a_route_of_its_own(asked: Asked):
+    asked.surveyor.told = {"beta": load(0.5)}
+    url = f"http://{HOST}:{asked.port}/api/nodes"
+    async with asked.session.get(f"{url}/BETA/load") as response:
+        assert response.status == 200
+        shown = await response.json()
+    assert shown["load"] == {"cpu": 0.5, "memory": 0.1, "gpu": 0.5, "age_s": 1.5, "stale": False}
+    await asked.mesh.tell(left(3, "beta"))
+    async with asked.session.get(f"{url}/beta/load") as response:
+        assert (await response.json())["load"] is None
+    async with asked.session.get(f"{url}/nobody/load") as response:
+        assert response.status == 404
+    assert asked.surveyor.asked == [{"beta"}]

@@ -112,8 +112,9 @@ async def test_an_agents_announcement_has_every_field_that_programs_of_today_rea
         said = [one for one in await events_of(client, ANNOUNCE) if one.get("node") == "alpha"][-1]
     assert said["type"] == ANNOUNCE
     assert said["node"] == said["node_id"] == said["hostname"] == "alpha"
-    assert said["caps"] == {}
-    assert said["capabilities"] == []
+    assert said["caps"] == dict.fromkeys(said["capabilities"], True)
+    assert said["resources"]["arch"] in said["capabilities"]
+    assert isinstance(said["capabilities"], list)
     assert said["tailscale_ip"] is None
     assert said["mode"] == "docked"
     assert said["ts"] == pytest.approx(datetime.fromisoformat(said["timestamp"]).timestamp(), abs=1)

@@ -10,6 +10,10 @@ import machines
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
 
+from pmoves_mesh import Mesh as Sdk
+from pmoves_mesh.config import load
+from pmoves_mesh.errors import InvalidFieldError
+
 WITH_GPU = {"resources.gpu.memory_gb": {"gte": 8}}
 
 
@@ -35,6 +39,12 @@ def nodes_of(agent: AgentProcess, **asked: Any) -> list[str]:
     assert answer.status == 200, answer.text
     assert answer.body["count"] == len(answer.body["services"])
     return [one["node"] for one in answer.body["services"]]
+
+
+def load_of(agent: AgentProcess, node: str) -> dict[str, Any] | None:
+    """Returns how much of a node is in use, as an agent shows it."""
+    load: dict[str, Any] | None = agent.get(f"/api/nodes/{node}/load").body["load"]
+    return load
 
 
 def test_what_a_host_has_is_announced_as_resources_and_as_capabilities(mesh: Mesh):
@@ -91,25 +101,18 @@ def test_no_load_enters_the_stream(mesh: Mesh, tmp_path: Path):
     gpubox, pc = mesh.agents["gpubox"], mesh.agents["pc"]
     before = pc.get("/api/nodes/gpubox").body
     machines.memory(tmp_path / "gpubox-root", memory_gb=125.6, available_gb=25.12)
-    eventually(
-        lambda: (pc.get("/api/nodes/gpubox").body["load"] or {}).get("memory") == 0.8, "the load has arrived"
-    )
+    eventually(lambda: (load_of(pc, "gpubox") or {}).get("memory") == 0.8, "the load has arrived")
     after = pc.get("/api/nodes/gpubox").body
-    assert {**after, "load": None, "last_seen": ""} == {**before, "load": None, "last_seen": ""}
+    assert {**after, "last_seen": ""} == {**before, "last_seen": ""}
     assert gpubox.registry["position"] == pc.registry["position"]
 
 
 def test_a_load_that_is_no_longer_told_is_stale_and_decides_nothing(mesh: Mesh):
     pc, gpubox = mesh.agents["pc"], mesh.agents["gpubox"]
-    eventually(lambda: pc.get("/api/nodes/gpubox").body["load"] is not None, "the load has arrived")
+    eventually(lambda: load_of(pc, "gpubox") is not None, "the load has arrived")
     mesh.server.kill()
     gpubox.kill()
-
-    def shown() -> dict[str, Any] | None:
-        load: dict[str, Any] | None = pc.get("/api/nodes/gpubox").body["load"]
-        return load
-
-    eventually(lambda: (shown() or {}).get("stale") is True, "the load is stale")
+    eventually(lambda: (load_of(pc, "gpubox") or {}).get("stale") is True, "the load is stale")
     assert nodes_of(pc, prefer="least_loaded")[0] == "pc"
     assert nodes_of(pc, where=WITH_GPU, prefer="least_loaded") == ["gpubox"]
 
@@ -124,6 +127,23 @@ def test_the_nearest_node_is_the_own_one_and_every_way_was_measured(mesh: Mesh):
     assert 0 < by_node["jetson"] < 100
 
 
+async def test_a_program_asks_the_same(mesh: Mesh):
+    pc = mesh.agents["pc"]
+    config = load({**pc.environment, "SERVICE_REGISTRY_URL": pc.url}, pc.directory)
+    async with Sdk.connect(config=config) as program:
+        assert [one.node for one in await program.discover("stt", where=WITH_GPU)] == ["gpubox"]
+        assert [one.node for one in await program.discover(name="whisper", where={"node": "jetson"})] == [
+            "jetson"
+        ]
+        assert await program.discover(name="rag", where=WITH_GPU) == []
+        assert [one.node for one in await program.discover("stt", prefer="nearest", limit=1)] == ["pc"]
+        assert len(await program.discover("stt", limit=2)) == 2
+        with pytest.raises(InvalidFieldError, match=r"where: 'colour' does not begin"):
+            await program.discover(where={"colour": "red"})
+    with Sdk.connect_sync(config=config) as program:
+        assert [one.node for one in program.discover("stt", where=WITH_GPU, limit=1)] == ["gpubox"]
+
+
 def test_the_command_line_asks_the_same(mesh: Mesh):
     pc = mesh.agents["pc"]
     found = pc.run(
@@ -132,6 +152,12 @@ def test_the_command_line_asks_the_same(mesh: Mesh):
     )
     assert found.returncode == 0, found.stderr
     assert '"node": "gpubox"' in found.stdout
+    nodes = pc.run("nodes").stdout
+    assert "16 cores, 31 GB\t" in nodes
+    assert "32 cores, 126 GB, AMD 0x744c 24 GB\t" in nodes
+    shown = pc.run("discover", "stt", "--prefer", "least_loaded")
+    assert shown.stdout.splitlines()[0].endswith("\tLOAD")
+    assert "cpu=0.0, memory=0." in shown.stdout
     every = pc.run("discover", "--where", "!resources.gpu")
     assert [line.split("\t")[2] for line in every.stdout.splitlines()[1:]] == ["pc"]
     wrong = pc.run("discover", "--where", "resources.gpu.memory_gb=>8")

@@ -43,7 +43,7 @@ def pc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
             )
         mesh.agree()
         agent = mesh.agents["pc"]
-        eventually(lambda: agent.get("/api/nodes/jetson").body["load"] is not None, "loads are told")
+        eventually(lambda: agent.get("/api/nodes/jetson/load").body["load"] is not None, "loads are told")
         yield agent
 
 

@@ -43,3 +43,12 @@ def test_a_question_is_answered_by_whoever_is_there(tmp_path: Path):
         ("they are back", "vector on gpu, graph on vps, full-text on jetson"),
     ]
     assert all(line and line[2].split()[0] == "motor" for line in lines)
+
+
+def test_a_job_goes_to_the_node_that_fits_it_best(tmp_path: Path):
+    assert played("gpu.py", tmp_path) == [
+        "needs 16 GB: big",
+        "the larger node is busy: small",
+        "the other is lost: big",
+        "needs 48 GB: nobody",
+    ]

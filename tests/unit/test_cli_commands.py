@@ -279,6 +279,45 @@ def test_status_shows_the_registry_then_nodes_then_services(run: Run, agent: Scr
     assert "whisper\tmain\talpha\t10.0.0.7:9000\thealthy" in out
 
 
+@pytest.mark.parametrize(
+    ("resources", "shown"),
+    [
+        (
+            {"cpu_cores": 16, "memory_gb": 31.0, "gpu": [{"model": "RTX", "memory_gb": 24}]},
+            "16 cores, 31 GB, RTX 24 GB",
+        ),
+        ({"cpu_cores": 4, "gpu": [{"vendor": "amd"}]}, "4 cores, GPU"),
+        ({"load": 0.25}, ""),
+        ({"cpu_cores": "many", "memory_gb": True, "gpu": 2}, ""),
+        ({"gpu": [3, {"model": "X", "memory_gb": "much"}]}, "X"),
+        (None, ""),
+        ([], ""),
+    ],
+)
+def test_a_node_shows_what_it_has_in_a_few_words(
+    run: Run, agent: ScriptedAgent, resources: object, shown: str
+):
+    agent.answer = {"count": 1, "nodes": [{**NODE, "mode": "docked", "resources": resources}]}
+    outcome = run("nodes", SERVICE_REGISTRY_PORT=agent.port)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"\tdocked\t{shown}\t" in outcome.out
+
+
+def test_conditions_and_preferences_are_sent_as_the_agent_takes_them(run: Run, agent: ScriptedAgent):
+    agent.answer = {"count": 1, "services": [{**INSTANCE, "round_trip_ms": 1.5}]}
+    arguments = ("--where", "port>=80", "--where", "port<90", "--prefer", "nearest", "--limit", "3")
+    out = run("discover", "stt", *arguments, SERVICE_REGISTRY_PORT=agent.port).out
+    (asked,) = agent.asked
+    assert asked.body == {
+        "capabilities": ["stt"],
+        "where": {"port": {"gte": 80, "lt": 90}},
+        "prefer": "nearest",
+        "limit": 3,
+    }
+    assert out.splitlines()[0].endswith("\tROUND TRIP MS")
+    assert out.splitlines()[1].endswith("\t1.5")
+
+
 def test_a_service_shows_its_best_instance_and_all_of_them(run: Run, agent: ScriptedAgent):
     agent.answer = {
         **INSTANCE,

@@ -102,15 +102,15 @@ async def test_work_that_hangs_is_given_up_and_never_begun_twice():
         free.wait(30)
         return len(begun)
 
-    aside = Aside(work, "hanging", patience_s=0.05)
+    aside = Aside(work, "hanging")
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            await aside.run()
+            await aside.run(0.05)
     assert [thread.daemon for thread in begun] == [True]
     free.set()
     begun[0].join()
-    assert await aside.run() == 1
-    assert await aside.run() == 2
+    assert await aside.run(5) == 1
+    assert await aside.run(5) == 2
 
 
 async def test_an_error_of_the_work_is_raised_and_the_next_call_begins_anew():
@@ -121,10 +121,10 @@ async def test_an_error_of_the_work_is_raised_and_the_next_call_begins_anew():
             raise error
         return "there"
 
-    aside = Aside(work, "failing", patience_s=5)
+    aside = Aside(work, "failing")
     with pytest.raises(OSError, match="gone"):
-        await aside.run()
-    assert await aside.run() == "there"
+        await aside.run(5)
+    assert await aside.run(5) == "there"
 
 
 async def test_the_loop_goes_on_while_a_driver_hangs():

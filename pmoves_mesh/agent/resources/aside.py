@@ -18,15 +18,14 @@ _T = TypeVar("_T")
 class Aside(Generic[_T]):
     """One piece of work that blocks, done again and again, never twice at a time."""
 
-    def __init__(self, work: Callable[[], _T], name: str, *, patience_s: float) -> None:
-        """Takes the work; `patience_s` is how many seconds it may take."""
+    def __init__(self, work: Callable[[], _T], name: str) -> None:
+        """Takes the work, and what its threads are called."""
         self._work = work
         self._name = name
-        self._patience_s = patience_s
         self._pending: Future[_T] | None = None
 
-    async def run(self) -> _T:
-        """Returns what the work gives.
+    async def run(self, patience_s: float) -> _T:
+        """Returns what the work gives, if it does so within `patience_s` seconds.
 
         Raises:
             TimeoutError: if it takes too long; later calls wait for that same work.
@@ -36,7 +35,7 @@ class Aside(Generic[_T]):
             threading.Thread(target=self._do, args=(self._pending,), name=self._name, daemon=True).start()
         pending = self._pending
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(patience_s):
                 return await asyncio.shield(asyncio.wrap_future(pending))
         finally:
             if pending.done():

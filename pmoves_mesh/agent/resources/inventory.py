@@ -29,14 +29,13 @@ class Inventory:
     def __init__(self, find: Callable[[], Resources], clock: Clock) -> None:
         """Takes what finds the resources, which may block."""
         self.resources = Resources()
-        self._first = Aside(find, "resources", patience_s=_FIRST_S)
-        self._later = Aside(find, "resources", patience_s=_PATIENCE_S)
+        self._aside = Aside(find, "resources")
         self._clock = clock
 
     async def begin(self) -> None:
         """Looks for the first time, for no longer than 3 s."""
         try:
-            self.resources = await self._first.run()
+            self.resources = await self._aside.run(_FIRST_S)
         except TimeoutError:
             _log.warning("this host's resources are not known yet; a driver hangs")
 
@@ -50,10 +49,9 @@ class Inventory:
         while True:
             await self._clock.sleep(_EVERY_S if doubted is None else _AGAIN_S)
             try:
-                found = await self._later.run()
+                found = await self._aside.run(_PATIENCE_S)
             except TimeoutError:
-                _log.warning("this host's resources cannot be looked at; a driver hangs")
-                continue
+                continue  # and so until the driver comes back, or the agent is started again
             if found == self.resources:
                 doubted = None
             elif found != doubted:

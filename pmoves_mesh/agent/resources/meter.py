@@ -26,7 +26,8 @@ class Meter:
 
     def __init__(self, read: Callable[[], Load | None], clock: Clock, *, ttl_s: float) -> None:
         """Takes what reads the load, which may block, and how long a lease lasts in seconds."""
-        self._aside = Aside(read, "load", patience_s=_PATIENCE_S)
+        self._aside = Aside(read, "load")
+        self._hangs = False
         self._clock = clock
         self.ttl_s: Final = ttl_s
         self._load: Load | None = None
@@ -46,8 +47,11 @@ class Meter:
         """Reads for ever."""
         while True:
             try:
-                self._load = await self._aside.run()
-                self._read_s = self._clock.monotonic_s()
+                self._load = await self._aside.run(_PATIENCE_S)
             except TimeoutError:
-                _log.warning("this host's load cannot be read; a driver hangs")
+                if not self._hangs:
+                    _log.warning("this host's load cannot be read; a driver hangs")
+                self._hangs = True
+            else:
+                self._read_s, self._hangs = self._clock.monotonic_s(), False
             await self._clock.sleep(self.ttl_s / _READINGS_PER_TTL)

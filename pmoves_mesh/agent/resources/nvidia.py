@@ -44,19 +44,18 @@ class Nvidia:
         """Returns those of a host; none where there is no driver, which is seen without loading anything."""
         if not _has_driver(root):
             return ()
-        if self._ready() is None:
+        if (library := self._ready()) is None:
             return _named_by_the_kernel(root)
-        return self._told_by(partial(_described, root=root))
+        return self._told_by(library, partial(_described, root=root))
 
     def loads(self, root: Path) -> Sequence[float]:
         """Returns how much of each is in use: of its time or of its memory, whichever is the more."""
-        if not _has_driver(root) or self._ready() is None:
+        if not _has_driver(root) or (library := self._ready()) is None:
             return ()
-        return [load for load in self._told_by(_load) if load is not None]
+        return [load for load in self._told_by(library, _load) if load is not None]
 
-    def _told_by(self, tell: Callable[[Any, Any], _T]) -> list[_T]:
+    def _told_by(self, library: Any, tell: Callable[[Any, Any], _T]) -> list[_T]:
         """Returns what is told of each GPU; what fails lets the next call begin anew."""
-        library = self._library
         try:
             count = min(library.nvmlDeviceGetCount(), GPUS_MAX)
             return [tell(library, library.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
@@ -66,7 +65,8 @@ class Nvidia:
 
     def _ready(self) -> Any:
         """Returns NVML, ready for use, or None where it is not installed."""
-        if self._library is None:
+        library = self._library
+        if library is None:
             try:
                 library = self._load_library()
             except ImportError:
@@ -76,7 +76,7 @@ class Nvidia:
                 return None
             library.nvmlInit()
             self._library = library
-        return self._library
+        return library
 
 
 def _import() -> ModuleType:

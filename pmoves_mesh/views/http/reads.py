@@ -18,7 +18,7 @@ from pmoves_mesh.views.http.answers import INDEX, Answer, encode
 from pmoves_mesh.views.http.blocking import BLOCKING, Fingerprint
 from pmoves_mesh.views.http.facade import FACADE, Facade
 from pmoves_mesh.views.http.problems import PROBLEM_JSON, problem_of
-from pmoves_mesh.views.http.shapes import Health, Index, Ready
+from pmoves_mesh.views.http.shapes import Health, Index, NodeLoad, Ready
 from pmoves_mesh.views.http.watches import WATCHES
 
 ENDPOINTS: Final = web.AppKey("endpoints", dict[str, str])
@@ -91,9 +91,19 @@ async def node(request: web.Request) -> Answer:
     if held is None:
         check_informed(request.app[FACADE].replica)
         raise NodeNotFound(name)
-    load = await choosing.load_of(request.app[FACADE], held)
-    head = msgspec.structs.asdict(query.node_view(held)) | {"load": load}
-    return Answer(parts=listing.body(head, services_detail=await listing.found(registry, Filter(node=name))))
+    view = query.node_view(held)
+    return Answer(parts=listing.body(view, services_detail=await listing.found(registry, Filter(node=name))))
+
+
+async def load(request: web.Request) -> Answer:
+    """Answers `GET /api/nodes/{name}/load`, which alone of all reads of a node is not the replica's."""
+    facade = request.app[FACADE]
+    name = request.match_info["name"].lower()
+    held = facade.replica.registry.nodes.get(name)
+    if held is None:
+        check_informed(facade.replica)
+        raise NodeNotFound(name)
+    return Answer(parts=[encode(NodeLoad(name=name, load=await choosing.load_of(facade, held)))])
 
 
 async def status(request: web.Request) -> Answer:

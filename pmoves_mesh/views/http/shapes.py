@@ -81,14 +81,16 @@ class NodeList(Struct, frozen=True, kw_only=True):
 
 
 class NodeAnswer(NodeView, frozen=True, kw_only=True):
-    """A node, and its instances in full: `services` has their names, `instances` counts them.
+    """A node, and its instances in full: `services` has their names, `instances` counts them."""
 
-    Attributes:
-        load: how much of it is in use; null if that is not known.
-    """
-
-    load: LoadView | None
     services_detail: list[InstanceView]
+
+
+class NodeLoad(Struct, frozen=True, kw_only=True):
+    """How much of a node is in use; null if that is not known, or the node is gone."""
+
+    name: str
+    load: LoadView | None
 
 
 class Status(Struct, frozen=True, kw_only=True):
