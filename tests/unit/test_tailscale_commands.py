@@ -68,7 +68,7 @@ def test_setup_joins_prints_the_address_and_writes_the_mesh_file(
         "tailscale_ip": "100.101.1.1",
         "tailscale_ipv6": "fd7a:115c:a1e0::1",
         "nats_url": "nats://10.0.0.9:4222",
-        "nats_external_url": "",
+        "nats_external_url": "nats://10.0.0.9:4222",
         "mesh_mode": "both",
     }
 
