@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label
 from pmoves_mesh.tailscale import settings as tailnet
-from pmoves_mesh.values import ENV_FILE, Credentials, Secret, Values, read_file
+from pmoves_mesh.values import Credentials, Secret, Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     Raises:
         ConfigError: if a value cannot be used; names the variable, the value and what is allowed.
     """
-    values = Values(environ, read_file(cwd / ENV_FILE), cwd)
+    values = Values(environ, cwd)
     mode = cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone"))
     return Config(
         mesh=values.checked("PMOVES_MESH_NAME", parse_label),
@@ -137,7 +137,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         stream_max_age_s=values.integer("PMOVES_STREAM_MAX_AGE_S", 60, 10 * 365 * 86400),
         stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
         tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
-        tailscale=_tailscale(values),
+        tailscale=tailnet.read(values),
     )
 
 
@@ -176,19 +176,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]").partition("%")[0]).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _tailscale(values: Values) -> tailnet.TailscaleSettings:
-    accepts = values.choice("TAILSCALE_ACCEPT_ROUTES", "1", "0", "true", "false")
-    return tailnet.TailscaleSettings(
-        mode=cast("tailnet.NetworkMode", values.choice("MESH_NETWORK_MODE", "tailscale", "nats", "both")),
-        login_server=values.checked("TAILSCALE_LOGIN_SERVER", tailnet.parse_login_server),
-        tags=values.checked("TAILSCALE_TAGS", tailnet.parse_tags),
-        accept_routes=accepts in {"1", "true"},
-        advertise_routes=values.checked("TAILSCALE_ADVERTISE_ROUTES", tailnet.parse_routes),
-        authkey_file=values.path("TAILSCALE_AUTHKEY_FILE"),
-        timeout_s=values.integer("TAILSCALE_TIMEOUT", 1, 3600),
-    )
 
 
 def _capabilities(text: str, name: str) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""The texts of settings, environment over `env.shared` over default, and the values that they mean."""
+"""The texts of the settings, and how each kind of them is read; which there are, `config` says.
+
+The environment goes before `env.shared`, and that before the default. An empty value counts as unset. A
+value that cannot be used is one line, which never contains a secret.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ _URL_RULE: Final = (
     "a comma list of [nats|tls|ws|wss]://[user:password@|token@]host[:port], "
     "with special characters of user and password percent-encoded"
 )
+
 _DEFAULTS: Final = {setting.name: setting.default for setting in SETTINGS}
 
 
@@ -58,13 +63,15 @@ class Credentials(NamedTuple):
 
 
 class Values:
-    """The texts of the settings, and how each kind of them is read.
+    """The texts of the settings, and how each kind of them is read."""
 
-    Every method raises `ConfigError` if a value cannot be used, which never shows a secret.
-    """
+    def __init__(self, environ: Mapping[str, str], cwd: Path) -> None:
+        """Takes the environment, and the `env.shared` of a folder.
 
-    def __init__(self, environ: Mapping[str, str], file: Mapping[str, str | None], cwd: Path) -> None:
-        self._sources = (environ, file)
+        Raises:
+            ConfigError: if that cannot be read.
+        """
+        self._sources = (environ, _read_file(cwd / ENV_FILE))
         self._cwd = cwd.absolute()
 
     def text(self, *names: str) -> str:
@@ -182,7 +189,7 @@ class Values:
         return tuple(dict.fromkeys(servers)), known
 
 
-def read_file(path: Path) -> Mapping[str, str | None]:
+def _read_file(path: Path) -> Mapping[str, str | None]:
     """Returns the variables of a settings file as they stand; none if there is no such file."""
     if not path.exists():
         return {}

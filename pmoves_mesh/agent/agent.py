@@ -19,6 +19,7 @@ from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.health.care import care_for
+from pmoves_mesh.agent.lan import telling
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import Cargo, LeaseKeeper
@@ -194,6 +195,7 @@ async def _assemble(
         *(() if ground.server is None else (ground.server.supervise,)),
         *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
+        *telling(ground, port),
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
@@ -240,6 +242,12 @@ def _metrics(
         readers=readers,
     )
     return metrics, readers
+
+
+def _exposure(config: Config) -> Exposure:
+    certificate, key = identity_files(config)
+    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
+    return Exposure(tls=files, insecure=config.insecure_http)
 
 
 def _announcer(ground: Ground, voice: _Voice, port: int) -> Announcer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 import click
 from dotenv import dotenv_values
 
+from pmoves_mesh.agent import lan
 from pmoves_mesh.agent.pidfile import running_pid
 from pmoves_mesh.agent.trust.joining import check_reachable
 from pmoves_mesh.cli import certs, envfile, join, lifecycle, setup
@@ -72,6 +74,8 @@ def _take_part(ctx: click.Context, config: Config, token: str | None) -> bool:
 def _asked_token() -> str | None:
     if not sys.stdin.isatty():
         return None
+    for hub in asyncio.run(lan.find()):
+        click.echo(f"on this network: mesh {hub.mesh}, whose CA node {hub.node} keeps, as it says itself")
     asked = "token of the mesh to join (there: pmoves-mesh token create; Enter begins a mesh here)"
     return click.prompt(asked, default="", show_default=False).strip() or None
 

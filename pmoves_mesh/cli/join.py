@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pmoves_mesh.agent import lan
 from pmoves_mesh.agent.trust import ca_client
 from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.agent.trust.trusted import IDENTITY_DIR
@@ -127,10 +129,26 @@ def _ask(config: Config, token: JoinToken, node: str, key: ec.EllipticCurvePriva
     hosts = (node, *keystore.LOOPBACK, *own_addresses(), *filter(None, (config.advertise_host,)))
     csr = make_request(token.mesh, "node", node, key, *keystore.split_names(dict.fromkeys(hosts)))
     try:
-        return asyncio.run(ca_client.join(token, csr))
+        return asyncio.run(_answer(token, csr))
     except EnrolmentRefusedError:
         (config.data_dir / IDENTITY_DIR / _JOINING_KEY).unlink(missing_ok=True)
         raise
+
+
+async def _answer(token: JoinToken, csr: str) -> IssuedIdentity:
+    """Returns what the CA gives, where the token says it is, or else where mDNS says that it may be."""
+    try:
+        return await ca_client.join(token, csr)
+    except PkiError as error:
+        if isinstance(error, EnrolmentRefusedError) and error.reason != "wrong_ca":
+            raise
+        urls = [url for hub in await lan.find() if hub.mesh == token.mesh for url in hub.urls]
+        if not urls and not lan.is_usable():
+            raise PkiError(f"{error} (pmoves-mesh[mdns] would look for it on this network too)") from None
+        if not urls:
+            raise
+    click.echo(f"looking for the CA where mDNS says: {', '.join(urls)}", err=True)
+    return await ca_client.join(replace(token, urls=tuple(urls)), csr)
 
 
 def _settings(given: IssuedIdentity, token: JoinToken, node: str) -> dict[str, str]:

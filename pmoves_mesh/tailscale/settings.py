@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 from pmoves_mesh.core.names import shown
 from pmoves_mesh.errors import InvalidFieldError
+from pmoves_mesh.values import Values
 
 NetworkMode = Literal["tailscale", "nats", "both"]
 """What joins the hosts: Tailscale, whatever network NATS is reached on, or both."""
@@ -40,6 +41,24 @@ class TailscaleSettings:
     advertise_routes: tuple[str, ...] = ()
     authkey_file: Path | None = None
     timeout_s: int = 300
+
+
+def read(values: Values) -> TailscaleSettings:
+    """Returns the settings that the environment or `env.shared` has.
+
+    Raises:
+        ConfigError: if one cannot be used.
+    """
+    accepts = values.choice("TAILSCALE_ACCEPT_ROUTES", "1", "0", "true", "false")
+    return TailscaleSettings(
+        mode=cast("NetworkMode", values.choice("MESH_NETWORK_MODE", "tailscale", "nats", "both")),
+        login_server=values.checked("TAILSCALE_LOGIN_SERVER", parse_login_server),
+        tags=values.checked("TAILSCALE_TAGS", parse_tags),
+        accept_routes=accepts in {"1", "true"},
+        advertise_routes=values.checked("TAILSCALE_ADVERTISE_ROUTES", parse_routes),
+        authkey_file=values.path("TAILSCALE_AUTHKEY_FILE"),
+        timeout_s=values.integer("TAILSCALE_TIMEOUT", 1, 3600),
+    )
 
 
 def parse_tags(text: str, field: str) -> tuple[str, ...]:

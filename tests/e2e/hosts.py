@@ -25,6 +25,8 @@ PROGRAM = Path(sys.executable).with_name("pmoves-mesh")
 SETTING_PREFIXES = ("PMOVES_", "SERVICE_", "NATS_", "MESH_", "NODE_", "ANNOUNCE_", "TAILSCALE_")
 MAKE_PREFIXES = ("MAKE", "MFLAGS")
 STOPPED_WITHIN_S = 10.0
+OWN_NETWORK = {"MESH_NETWORK_MODE": "nats"}
+"""Leaves the Tailscale of the machine alone on which the tests run."""
 
 
 def clean_environment() -> dict[str, str]:
@@ -81,8 +83,10 @@ class Host:
     @property
     def environment(self) -> dict[str, str]:
         if self.place is not None:
-            return {**clean_environment(), **self.settings}  # its ports are its own already
+            # Its ports are its own already.
+            return {**clean_environment(), **OWN_NETWORK, **self.settings}
         own = {
+            **OWN_NETWORK,
             "MESH_HOSTNAME": "alpha",
             "SERVICE_REGISTRY_PORT": str(self.http_port),
             "PMOVES_NATS_PORT": str(self.nats_port),

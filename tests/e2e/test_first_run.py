@@ -11,7 +11,7 @@ from joined import token_of
 
 pytestmark = pytest.mark.timeout(180)
 
-NO_TAILSCALE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+NO_TAILSCALE = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MESH_NETWORK_MODE": "both"}
 
 
 def first_run(host: Host, *options: str) -> str:
@@ -47,7 +47,7 @@ def test_two_hosts_become_a_mesh_by_one_command_each(real_hosts: Callable[..., l
 
 
 def test_a_host_that_ran_for_itself_alone_keeps_what_it_knows_and_lets_others_in(host: Host):
-    host.settings["PATH"] = NO_TAILSCALE["PATH"]
+    host.settings.update(NO_TAILSCALE)
     host.up()
     assert host.run("register", "whisper", "--port", "9000").returncode == 0
     assert host.run("token", "create").returncode == 1
@@ -57,7 +57,7 @@ def test_a_host_that_ran_for_itself_alone_keeps_what_it_knows_and_lets_others_in
 
 
 def test_what_a_person_has_set_stays(host: Host):
-    host.settings["PATH"] = NO_TAILSCALE["PATH"]
+    host.settings.update(NO_TAILSCALE)
     (host.directory / "env.shared").write_text("# mine\nSERVICE_REGISTRY_HOST=127.0.0.1\n")
     done = host.run("first-run", "--yes")
     assert done.returncode == 0, done.stderr

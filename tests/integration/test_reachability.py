@@ -50,6 +50,14 @@ def test_a_node_that_is_reached_knows_from_whom_and_warns_of_nothing(mesh: Mesh)
     assert not warned(alpha, "does not reach")
 
 
+def test_a_name_that_no_host_can_have_is_said_to_be_none_and_harms_nobody(mesh: Mesh):
+    beta = mesh.started("beta", ANNOUNCE_SEC="1")
+    name = f"{'a' * 64}.example"
+    alpha = mesh.started("alpha", ANNOUNCE_SEC="1", PMOVES_ADVERTISE_HOST=name)
+    eventually(lambda: warned(alpha, f"at {name} (no host can be called that)"), "alpha says so")
+    assert beta.is_ready()
+
+
 def test_a_mesh_on_one_machine_tries_nothing(mesh: Mesh):
     mesh.started("beta", ANNOUNCE_SEC="1")
     alpha = mesh.started("alpha", ANNOUNCE_SEC="1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -68,7 +67,7 @@ def test_setup_joins_prints_the_address_and_writes_the_mesh_file(
         "tailscale_ip": "100.101.1.1",
         "tailscale_ipv6": "fd7a:115c:a1e0::1",
         "nats_url": "nats://10.0.0.9:4222",
-        "nats_external_url": "",
+        "nats_external_url": "nats://10.0.0.9:4222",
         "mesh_mode": "both",
     }
 
@@ -374,11 +373,3 @@ def test_status_shows_the_nodes_when_tailscale_fails(stub: StubTailscale, capsys
     printed = capsys.readouterr()
     assert "jetson\tlost\t\t100.101.1.2" in printed.out
     assert "tailscaled is not running; start it" in printed.err
-
-
-def test_every_target_that_the_page_on_tailscale_names_is_there():
-    page = (ROOT / "docs" / "tailscale.md").read_text()
-    targets = set(re.findall(r"make (mesh-[a-z]+)", page))
-    assert targets == {"mesh-setup", "mesh-status", "mesh-disconnect"}
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert targets <= {line.split()[0] for line in shown.stdout.splitlines() if line.strip()}

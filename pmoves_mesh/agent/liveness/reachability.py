@@ -7,6 +7,7 @@ its lease, so that it costs the stream nothing, and whom it concerns reads it th
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -178,51 +179,52 @@ class Knocking:
         """
         if node.announced is None:
             return ""
-        host = node.announced.host
+        host, api = node.announced.host, node.announced.port
         if is_loopback(canonical(host)) and not is_loopback(canonical(self._own_host)):
             return "loopback is another machine here"
         served = (one.record.port for one in node.entries.values() if one.record.host == host)
-        ports = [*dict.fromkeys(port for port in (node.announced.port, *served) if port)][:_PORTS_MAX]
         problem = ""
-        for port in ports:
-            problem = await self._problem(host, port, node.name)
+        for port in [*dict.fromkeys(port for port in (api, *served) if port)][:_PORTS_MAX]:
+            connection, problem = await self._connect(host, port)
+            if connection is not None:
+                with connection:
+                    return await self._stranger(connection, node.name) if port == api else ""
             if not problem:
                 break
         return problem
 
-    async def _problem(self, host: str, port: int, name: str) -> str:
+    async def _connect(self, host: str, port: int) -> tuple[socket.socket | None, str]:
+        """Returns a connection if one is made, and why the host is not reached if it is not."""
         try:
             async with asyncio.timeout(_KNOCK_S):
-                connection = await reach.connect(host, port)
+                return await reach.connect(host, port), ""
         except TimeoutError:
-            return "nothing answers"
+            return None, "nothing answers"
+        except ValueError:
+            return None, "no host can be called that"
         except OSError as error:
             found = reach.unconnected(error)
-            return "" if found.answered and found.passed is False else found.output
-        if is_loopback(canonical(host)):
-            connection.close()
-            return ""
-        return await self._stranger(connection, name)
+            return None, "" if found.answered and found.passed is False else found.output
 
-    async def _stranger(self, connection: Any, name: str) -> str:
+    async def _stranger(self, connection: socket.socket, name: str) -> str:
         """Returns who answers instead of a node; nothing if it does, or what answers names nobody."""
         own = spiffe_id(self._mesh, "node", name)
         try:
-            context = client_context(None, None, self._roots, allow=(spiffe_id(self._mesh, "node", "*"),))
+            if is_loopback(canonical(str(connection.getpeername()[0]))):
+                return ""  # it speaks plain HTTP there, and to TLS it would only complain
+            # Whoever it is of this mesh: only then is it known that the address is another's.
+            context = client_context(None, None, self._roots, allow=(f"{own.rpartition('node/')[0]}*",))
             async with asyncio.timeout(_KNOCK_S):
                 _, writer = await asyncio.open_connection(
                     sock=connection, ssl=context, server_hostname=self._mesh
                 )
-            shown = peer_id(writer) or own
-            writer.close()
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_KNOCK_S):
+                shown = peer_id(writer) or own
+                writer.close()
+                with suppress(OSError):
                     await writer.wait_closed()
-        except (OSError, PkiError, TimeoutError):  # a service of the mesh is a PkiError
-            return ""  # it takes connections, but says nothing of who it is
-        finally:
-            connection.close()
-        return "" if shown == own else f"node {shown.rpartition('/')[2]} answers there"
+        except (OSError, PkiError, TimeoutError):
+            return ""
+        return "" if shown == own else f"{' '.join(shown.split('/')[-2:])} answers there"
 
 
 def reachability_of(ground: Ground, replica: Replica) -> Reachability:

@@ -1,0 +1,46 @@
+"""What is made of answers on the local network, which anybody may give."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmoves_mesh.agent import lan
+from pmoves_mesh.agent.lan import SERVICE_TYPE, Hub
+
+zeroconf = pytest.importorskip("zeroconf.asyncio", reason="mDNS takes the package zeroconf")
+
+
+def hubs(properties: dict[str, str | bytes], *addresses: str, port: int = 8100) -> list[Hub]:
+    info = zeroconf.AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"main.{SERVICE_TYPE}",
+        port=port,
+        properties=properties,
+        parsed_addresses=list(addresses),
+    )
+    return list(lan._hubs([info]))
+
+
+def test_an_answer_says_where_to_ask():
+    assert hubs({"mesh": "home", "node": "main"}, "10.0.0.5", "2001:db8::5") == [
+        Hub(mesh="home", node="main", urls=("https://10.0.0.5:8100", "https://[2001:db8::5]:8100"))
+    ]
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [{}, {"mesh": "home"}, {"mesh": "home", "node": "../x"}, {"mesh": b"\xff\x1b[2J", "node": "main"}],
+)
+def test_an_answer_without_proper_names_is_passed_over(properties: dict[str, str | bytes]):
+    assert hubs(properties, "10.0.0.5") == []
+
+
+def test_an_answer_that_leads_nowhere_is_passed_over():
+    named: dict[str, str | bytes] = {"mesh": "home", "node": "main"}
+    assert hubs(named) == hubs(named, "169.254.0.7") == hubs(named, "10.0.0.5", port=0) == []
+
+
+async def test_without_the_package_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lan, "find_spec", lambda _: None)
+    assert not lan.is_usable()
+    assert await lan.find() == []
