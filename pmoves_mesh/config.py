@@ -76,6 +76,7 @@ class Config:
         dns_ttl_s: for how long others may remember what DNS says is there.
         dns_negative_ttl_s: for how long, what is not.
         command_checks: whether a check may run a command.
+        containers: socket of the container engine; empty to look for one, `off` for none.
         advertise_host: None leaves it to the node to find its own address.
     """
 
@@ -110,6 +111,7 @@ class Config:
     dns_ttl_s: int
     dns_negative_ttl_s: int
     command_checks: bool
+    containers: str
     announce_s: float
     advertise_host: str | None
     data_dir: Path
@@ -187,6 +189,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         dns_ttl_s=values.integer("PMOVES_DNS_TTL", 0, 86400),
         dns_negative_ttl_s=values.integer("PMOVES_DNS_NEGATIVE_TTL", 0, 3600),
         command_checks=values.choice("PMOVES_COMMAND_CHECKS", "0", "1") == "1",
+        containers=values.checked("PMOVES_CONTAINERS", _socket),
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),
         data_dir=values.directory("PMOVES_DATA_DIR"),
@@ -350,6 +353,12 @@ def _read_file(path: Path) -> Mapping[str, str | None]:
 
 def _capabilities(text: str, name: str) -> tuple[str, ...]:
     return parse_capabilities([item for item in text.split(",") if item.strip()], name)
+
+
+def _socket(text: str, name: str) -> str:
+    if text.startswith("/") or text.lower() in {"", "off"}:
+        return text if text.startswith("/") else text.lower()
+    raise InvalidFieldError(name, "must be the path of a socket, from / on, or off")
 
 
 def _parse_server(name: str, text: str, item: str) -> tuple[str, _Credentials]:

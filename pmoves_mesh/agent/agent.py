@@ -14,6 +14,7 @@ import structlog
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
+from pmoves_mesh.agent.containers.taking_part import containers_for
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
@@ -150,7 +151,8 @@ async def _assemble(
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
     dns = DnsServer(config, replica, clock, latencies.dns)
-    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings)
+    containers = await containers_for(ground, registrations, metrics.registry, stack)
+    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings, containers.warnings)
     facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
     facade = Facade(
         replica=replica,
@@ -190,7 +192,7 @@ async def _assemble(
     micro = micro_loops(ground, registrations, care.reports, replica)
     loops = (
         *(() if ground.server is None else (ground.server.supervise,)),
-        *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
+        *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *map(link.once_joined, (*joined, *watches, *micro)),
     )

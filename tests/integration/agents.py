@@ -93,6 +93,7 @@ class AgentProcess:
             "MESH_HOSTNAME": self.node,
             "SERVICE_REGISTRY_PORT": "0",
             "PMOVES_DNS_PORT": "0",
+            "PMOVES_CONTAINERS": "off",  # other tests' containers are none of its affair
             "PMOVES_DATA_DIR": str(self.data_dir),
             "PMOVES_TLS_DIR": str(self.tls_dir),
         }
