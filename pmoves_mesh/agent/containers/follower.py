@@ -66,6 +66,10 @@ class Follower:
             problem = _first(away)
         except* TimeoutError:
             pass
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # A group that failed while it was cancelled tells of the failure alone (until Python 3.13).
+            raise asyncio.CancelledError
         return problem
 
     async def _listen(self, since_s: int) -> None:
