@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 from nats_server import IMAGE
 
@@ -21,7 +21,7 @@ EVERY_NS = 200_000_000
 
 def unique(service: str) -> str:
     """Returns a name that no other run of the tests has."""
-    return f"{service}-{uuid4().hex[:8]}"  # noqa: TID251 - names of a test
+    return f"{service}-{secrets.token_hex(4)}"
 
 
 def labelled(name: str, **further: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The agent's image for tests, where no registry is reached: on a Debian that debootstrap makes, from wheels."""
+"""The agent's image for tests, where no registry is reached: from debootstrap and wheels."""
 
 from __future__ import annotations
 
