@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import sys
@@ -15,6 +16,7 @@ import uvloop
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.agent import serve
+from pmoves_mesh.agent.service_manager import ServiceManager
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import MeshError
@@ -61,16 +63,25 @@ def configure_logging() -> None:
 
 
 async def _until_signalled(config: Config) -> None:
-    stop = asyncio.Event()
+    stop, clock, manager = asyncio.Event(), SystemClock(), ServiceManager(os.environ)
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        manager.stopping()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
 
     def listening(port: int) -> None:
         url = f"http://{config.http_host}:{port}"
         _log.info("agent started", mesh=config.mesh, node=config.node, http=url, version=__version__)
+        manager.ready(f"node {config.node} of mesh {config.mesh} at {url}")
 
-    await serve(config, SystemClock(), stop, listening=listening)
+    async with asyncio.TaskGroup() as group:
+        signs = group.create_task(manager.run(clock), name="signs of life")
+        await serve(config, clock, stop, listening=listening)
+        signs.cancel()
     _log.info("agent stopped", node=config.node)
 
 
