@@ -13,7 +13,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
-RUNTIME := $(VENV)/.runtime
+INSTALLED := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
 .PHONY: help up down join registry-status nats-tls-setup test simulate lint bench lock
@@ -24,20 +24,34 @@ help: ## Show these targets
 		printf '  %-16s %s\n' "$$name" "$$what"; \
 	done
 
-up: $(RUNTIME) ## Set everything up, start this host's agent and wait until it is ready
+ifeq ($(RUNTIME),docker)
+# The mesh's own services; other profiles of deploy/docker-compose.yml: PROFILES=nats,agents,data,monitoring.
+PROFILES ?= $(if $(filter standalone,$(SERVICE_MODE)),standalone,$(DOCKED))
+DOCKED := nats,monitoring
+COMPOSE = COMPOSE_PROFILES=$(PROFILES) DOCKER_GID=$$(stat -c %g /var/run/docker.sock 2>/dev/null) \
+	docker compose -f deploy/docker-compose.yml
+
+up: ## Set everything up, start this host's agent and wait until it is ready (RUNTIME=docker: in containers)
+	@$(COMPOSE) up --detach --build --wait
+
+down: ## Stop the agent and its nats-server (RUNTIME=docker: the containers)
+	@$(COMPOSE) down
+else
+up: $(INSTALLED)
 	@$(MESH) up
 
-down: ## Stop the agent and its nats-server
+down:
 	@test -x $(MESH) || { echo "nothing is installed in $(VENV), so nothing runs" >&2; exit 1; }
 	@$(MESH) down
+endif
 
-registry-status: $(RUNTIME) ## Show the mesh as this host sees it
+registry-status: $(INSTALLED) ## Show the mesh as this host sees it
 	@$(MESH) status
 
-join: $(RUNTIME) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
+join: $(INSTALLED) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
 	@$(MESH) join $(TOKEN)
 
-nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
+nats-tls-setup: $(INSTALLED) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init
 
 test: $(DEV) ## Run every test; one whose real thing is not there says so
@@ -79,13 +93,13 @@ $(CREATED):
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(RUNTIME): $(CREATED) $(LOCKS)/runtime.txt pyproject.toml
+$(INSTALLED): $(CREATED) $(LOCKS)/runtime.txt pyproject.toml
 	@echo "installing the pinned dependencies into $(VENV)"
 	@$(PIP) install --require-hashes -r $(LOCKS)/runtime.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-$(DEV): $(RUNTIME) $(LOCKS)/dev.txt
+$(DEV): $(INSTALLED) $(LOCKS)/dev.txt
 	@echo "installing the tools for tests into $(VENV)"
 	@$(PIP) install --require-hashes -r $(LOCKS)/dev.txt
 	@touch $@
