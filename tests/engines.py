@@ -6,13 +6,14 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from nats_server import IMAGE
+from nats_server import BINARY, IMAGE
 
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 PORT = "4222/tcp"
@@ -67,6 +68,59 @@ def podman_problem() -> str:
         return "no podman is installed"
     asked = subprocess.run(["podman", "info"], capture_output=True, timeout=30, check=False, text=True)
     return "" if asked.returncode == 0 else f"podman cannot run here: {asked.stderr.strip()[:200]}"
+
+
+class Podman:
+    """Podman, and its service on a socket of its own; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = path
+        self._service: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def run(*words: str) -> str:
+        done = subprocess.run(["podman", *words], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @contextmanager
+    def running(self, name: str, labels: Mapping[str, str]) -> Iterator[None]:
+        """Runs a container of the nats-server; it is removed in the end."""
+        words = [word for label, value in labels.items() for word in ("--label", f"{label}={value}")]
+        try:
+            self.run("run", "--detach", "--name", name, "--publish", "4222", *words, IMAGE)
+            yield
+        finally:
+            self.run("rm", "--force", "--ignore", name)
+
+    def host_port(self, name: str) -> int:
+        return int(self.run("port", name, PORT).rpartition(":")[2])
+
+    def start(self) -> None:
+        self._service = subprocess.Popen(
+            ["podman", "system", "service", "--time=0", f"unix://{self.socket}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def stop(self) -> None:
+        if self._service is not None:
+            self._service.terminate()
+            self._service.wait(20)
+            self._service = None
+
+    def __enter__(self) -> Self:
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copy(BINARY.resolve(), Path(directory) / "nats-server")
+            recipe = 'FROM scratch\nCOPY nats-server /nats-server\nENTRYPOINT ["/nats-server"]\n'
+            (Path(directory) / "Containerfile").write_text(recipe)
+            self.run("build", "--quiet", "--tag", IMAGE, directory)
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
 
 
 class Relay:

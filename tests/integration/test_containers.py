@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in, note
-from engines import DOCKER_SOCKET, Relay, checked_by, host_port, labelled, podman_problem, running, unique
+from engines import (
+    DOCKER_SOCKET,
+    Podman,
+    Relay,
+    checked_by,
+    host_port,
+    labelled,
+    podman_problem,
+    running,
+    unique,
+)
 from nats_server import build_image, engine_problem
 
 SOON_S = 15.0
@@ -314,7 +324,42 @@ def counted(agent: AgentProcess, counter: str) -> float:
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(counter))
 
 
-def test_podmans_containers_are_registered_too(mesh: Mesh, tmp_path: Path):
+@pytest.fixture
+def podman(tmp_path: Path) -> Iterator[Podman]:
     if problem := podman_problem():
         pytest.skip(problem)
-    del mesh, tmp_path
+    with Podman(tmp_path / "podman.sock") as made:
+        yield made
+
+
+def test_podmans_containers_are_registered_too(podman: Podman, mesh: Mesh):
+    service, name, new = unique("podman"), unique("old"), unique("new")
+    agent = mesh.started("jetson", PMOVES_CONTAINERS=str(podman.socket))
+    with podman.running(name, labelled(service, capabilities="rag")):
+        found = comes(agent, service, id=name, health_status="healthy", capabilities=["rag"])
+        assert found["port"] == podman.host_port(name)
+        podman.run("pause", name)
+        goes(agent, service)
+        podman.run("unpause", name)
+        comes(agent, service)
+        podman.run("stop", "--time=0", name)
+        goes(agent, service)
+        podman.run("start", name)
+        comes(agent, service, port=podman.host_port(name))
+        podman.run("rename", name, new)
+        comes(agent, service, id=new)
+        podman.run("rm", "--force", new)
+        goes(agent, service)
+
+
+def test_podmans_service_may_end_and_begin_again(podman: Podman, mesh: Mesh):
+    service, name = unique("podman"), unique("ends")
+    agent = mesh.started("jetson", PMOVES_CONTAINERS=str(podman.socket))
+    with podman.running(name, labelled(service)):
+        comes(agent, service)
+        podman.stop()
+        eventually(lambda: bool(agent.logged("containers are not followed")), "it is missed")
+        podman.run("rm", "--force", name)
+        assert instances(agent, service)
+        podman.start()
+        goes(agent, service)
