@@ -13,7 +13,7 @@ JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
-RUNTIME := $(VENV)/.runtime
+INSTALLED := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
 .PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect first-run-multi-host registry-sync nats-tls-setup test simulate lint bench lock
@@ -24,37 +24,51 @@ help: ## Show these targets
 		printf '  %-20s %s\n' "$$name" "$$what"; \
 	done
 
-up: $(RUNTIME) ## Set everything up, start this host's agent and wait until it is ready
+ifeq ($(RUNTIME),docker)
+# The mesh's own services; other profiles of deploy/docker-compose.yml: PROFILES=nats,agents,data,monitoring.
+PROFILES ?= $(if $(filter standalone,$(SERVICE_MODE)),standalone,$(DOCKED))
+DOCKED := nats,monitoring
+COMPOSE = COMPOSE_PROFILES=$(PROFILES) DOCKER_GID=$$(stat -c %g /var/run/docker.sock 2>/dev/null) \
+	docker compose -f deploy/docker-compose.yml
+
+up: ## Set everything up, start this host's agent and wait until it is ready (RUNTIME=docker: in containers)
+	@$(COMPOSE) up --detach --build --wait
+
+down: ## Stop the agent and its nats-server (RUNTIME=docker: the containers)
+	@$(COMPOSE) down
+else
+up: $(INSTALLED)
 	@$(MESH) up
 
-down: ## Stop the agent and its nats-server
+down:
 	@test -x $(MESH) || { echo "nothing is installed in $(VENV), so nothing runs" >&2; exit 1; }
 	@$(MESH) down
+endif
 
-registry-status: $(RUNTIME) ## Show the mesh as this host sees it
+registry-status: $(INSTALLED) ## Show the mesh as this host sees it
 	@$(MESH) status
 
-join: $(RUNTIME) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
+join: $(INSTALLED) ## Make this host a node of a mesh: make join TOKEN=pmoves1-...
 	@$(MESH) join $(TOKEN)
 
 # The key goes through the environment, since arguments are seen by every user of the host.
 mesh-setup first-run-multi-host: export TAILSCALE_AUTHKEY := $(or $(AUTHKEY),$(TAILSCALE_AUTHKEY))
-mesh-setup: $(RUNTIME) ## Make this host part of the tailnet: make mesh-setup [AUTHKEY=...] [YES=1]
+mesh-setup: $(INSTALLED) ## Make this host part of the tailnet: make mesh-setup [AUTHKEY=...] [YES=1]
 	@$(MESH) tailscale setup $(if $(YES),--yes)
 
-first-run-multi-host: $(RUNTIME) ## All of it in one go: make first-run-multi-host [TOKEN=...] [AUTHKEY=...] [YES=1]
+first-run-multi-host: $(INSTALLED) ## All of it in one go: make first-run-multi-host [TOKEN=...] [AUTHKEY=...] [YES=1]
 	@$(MESH) first-run $(if $(YES),--yes) $(if $(TOKEN),--token $(TOKEN))
 
-mesh-status: $(RUNTIME) ## Show the mesh beside the tailnet, and where they disagree
+mesh-status: $(INSTALLED) ## Show the mesh beside the tailnet, and where they disagree
 	@$(MESH) tailscale status
 
-mesh-disconnect: $(RUNTIME) ## Take this host out of the tailnet for now
+mesh-disconnect: $(INSTALLED) ## Take this host out of the tailnet for now
 	@$(MESH) tailscale down
 
-registry-sync: $(RUNTIME) ## Bring stream, bucket and this host's agent into step
+registry-sync: $(INSTALLED) ## Bring stream, bucket and this host's agent into step
 	@$(MESH) registry sync
 
-nats-tls-setup: $(RUNTIME) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
+nats-tls-setup: $(INSTALLED) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init
 
 test: $(DEV) ## Run every test; one whose real thing is not there says so
@@ -96,13 +110,13 @@ $(CREATED):
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(RUNTIME): $(CREATED) $(LOCKS)/runtime.txt pyproject.toml
+$(INSTALLED): $(CREATED) $(LOCKS)/runtime.txt pyproject.toml
 	@echo "installing the pinned dependencies into $(VENV)"
 	@$(PIP) install --require-hashes -r $(LOCKS)/runtime.txt
 	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
 	@touch $@
 
-$(DEV): $(RUNTIME) $(LOCKS)/dev.txt
+$(DEV): $(INSTALLED) $(LOCKS)/dev.txt
 	@echo "installing the tools for tests into $(VENV)"
 	@$(PIP) install --require-hashes -r $(LOCKS)/dev.txt
 	@touch $@

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label
+from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.tailscale import settings as tailnet
 from pmoves_mesh.values import Credentials, Secret, Values
 
@@ -36,6 +37,7 @@ class Config:
         dns_ttl_s: for how long others may remember what DNS says is there.
         dns_negative_ttl_s: for how long, what is not.
         command_checks: whether a check may run a command.
+        containers: socket of the container engine; empty to look for one, `off` for none.
         advertise_host: None leaves it to the node to find its own address.
     """
 
@@ -70,6 +72,7 @@ class Config:
     dns_ttl_s: int
     dns_negative_ttl_s: int
     command_checks: bool
+    containers: str
     announce_s: float
     advertise_host: str | None
     data_dir: Path
@@ -127,6 +130,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         dns_ttl_s=values.integer("PMOVES_DNS_TTL", 0, 86400),
         dns_negative_ttl_s=values.integer("PMOVES_DNS_NEGATIVE_TTL", 0, 3600),
         command_checks=values.choice("PMOVES_COMMAND_CHECKS", "0", "1") == "1",
+        containers=values.checked("PMOVES_CONTAINERS", _socket),
         announce_s=values.seconds("ANNOUNCE_SEC", 1, 3600),
         advertise_host=values.advertise_host(),
         data_dir=values.directory("PMOVES_DATA_DIR"),
@@ -180,3 +184,9 @@ def is_loopback(host: str) -> bool:
 
 def _capabilities(text: str, name: str) -> tuple[str, ...]:
     return parse_capabilities([item for item in text.split(",") if item.strip()], name)
+
+
+def _socket(text: str, name: str) -> str:
+    if text.startswith("/") or text.lower() in {"", "off"}:
+        return text if text.startswith("/") else text.lower()
+    raise InvalidFieldError(name, "must be the path of a socket, from / on, or off")

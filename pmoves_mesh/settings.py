@@ -79,6 +79,12 @@ SETTINGS: Final = (
         "0",
         "`1` lets programs of this host register checks that run a command, as the agent's user",
     ),
+    Setting(
+        "PMOVES_CONTAINERS",
+        "",
+        "socket of the container engine whose labelled containers are registered, `off` for none; if unset, "
+        "Docker's or Podman's",
+    ),
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
     Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),

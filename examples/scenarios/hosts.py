@@ -46,6 +46,7 @@ class Host:
         self._settings = {
             "MESH_HOSTNAME": name,
             "MESH_NETWORK_MODE": "nats",
+            "PMOVES_CONTAINERS": "off",
             "SERVICE_REGISTRY_PORT": str(port),
             "SERVICE_REGISTRY_URL": self.url,
             "PMOVES_DNS_PORT": "0",

@@ -15,6 +15,7 @@ import structlog
 from pmoves_mesh.agent.announcer import Announcer
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
+from pmoves_mesh.agent.containers.taking_part import containers_for
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
@@ -160,8 +161,11 @@ async def _assemble(
     custody = Custody(ground, replica, author, link)
     dns = DnsServer(config, replica, clock, latencies.dns)
     reachability = reachability_of(ground, replica)
-    warned = (watch.warnings, care.warnings, clones.warnings, dns.warnings, reachability.warnings)
-    facts = Facts(config, link, replica, voice.outbox, lambda: [line for told in warned for line in told()])
+    containers = await containers_for(ground, registrations, metrics.registry, stack)
+    watchful = (watch, care, clones, dns, reachability, containers)
+    facts = Facts(
+        config, link, replica, voice.outbox, lambda: [line for one in watchful for line in one.warnings()]
+    )
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
     facade = replace(
@@ -193,7 +197,7 @@ async def _assemble(
         notifier.run,
         *equipment.loops(announcer),
         *(() if ground.server is None else (ground.server.supervise,)),
-        *(link.run, voice.saver.run, *care.loops, watch.run, clones.run, *custody.loops),
+        *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),
         *map(link.once_joined, (*joined, *watches, *micro)),
@@ -242,12 +246,6 @@ def _metrics(
         readers=readers,
     )
     return metrics, readers
-
-
-def _exposure(config: Config) -> Exposure:
-    certificate, key = identity_files(config)
-    files = TlsFiles(certificate=certificate, key=key, roots=config.tls_dir / keystore.CA_CERTIFICATE)
-    return Exposure(tls=files, insecure=config.insecure_http)
 
 
 def _announcer(ground: Ground, voice: _Voice, port: int) -> Announcer:

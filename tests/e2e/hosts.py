@@ -30,9 +30,13 @@ OWN_NETWORK = {"MESH_NETWORK_MODE": "nats"}
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns this process's environment without any setting of the mesh, or trace of a make that runs it."""
+    """Returns this process's environment without any setting of the mesh, or trace of a make that runs it.
+
+    Containers of other tests are left alone.
+    """
     unwanted = SETTING_PREFIXES + MAKE_PREFIXES
-    return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    return {**clean, "PMOVES_CONTAINERS": "off"}
 
 
 def wait_until(condition: Callable[[], bool], what: str, within_s: float = STOPPED_WITHIN_S) -> None:

@@ -94,6 +94,7 @@ class AgentProcess:
             "SERVICE_REGISTRY_PORT": "0",
             "PMOVES_DNS_PORT": "0",
             "MESH_NETWORK_MODE": "nats",  # so that the host's own Tailscale is left alone
+            "PMOVES_CONTAINERS": "off",  # other tests' containers are none of its affair
             "PMOVES_DATA_DIR": str(self.data_dir),
             "PMOVES_TLS_DIR": str(self.tls_dir),
         }

@@ -279,13 +279,13 @@ async def test_a_container_is_as_well_as_its_engine_says(
     engine: dict[str, Any], container: Any, passed: bool | None, output: str
 ):
     engine["web"] = container
-    async with DockerProbe(engine["socket"]) as probe:
+    async with DockerProbe((engine["socket"],)) as probe:
         found = await probe(RAG, DockerCheck(container="web"))
     assert (found.passed, found.output) == (passed, output)
 
 
 async def test_without_an_engine_a_container_is_unknown(tmp_path: Path):
-    async with DockerProbe(tmp_path / "absent.sock") as probe:
+    async with DockerProbe((tmp_path / "absent.sock",)) as probe:
         found = await probe(RAG, DockerCheck(container="web"))
     assert found.passed is None
     assert found.output.startswith("not probed: no Docker engine at ")

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from pmoves_mesh.agent.containers.engine import sockets_of
 from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.health.checks import checks_of
 from pmoves_mesh.agent.health.maintenance import MAINTENANCE_FILE, Maintenance
@@ -59,7 +60,12 @@ async def care_for(
         StoreError: if the marks of maintenance cannot be read.
     """
     config, clock = ground.config, ground.clock
-    checks = checks_of(names, lambda: ground.trust.roots, command_checks=config.command_checks)
+    checks = checks_of(
+        names,
+        lambda: ground.trust.roots,
+        command_checks=config.command_checks,
+        engine_sockets=sockets_of(config.containers),
+    )
     probe = await stack.enter_async_context(checks)
     registrations.command_checks = config.command_checks
     maintenance = Maintenance(config.data_dir / MAINTENANCE_FILE, config.node, registrations, replica, clock)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Self, assert_never
 
 from cryptography import x509
 
+from pmoves_mesh.agent.containers.engine import DOCKER_SOCKET
 from pmoves_mesh.agent.health.command_probe import CommandProbe
 from pmoves_mesh.agent.health.docker_probe import DockerProbe
 from pmoves_mesh.agent.health.grpc_probe import GrpcProbe
@@ -28,7 +30,11 @@ from pmoves_mesh.core.model import Instance
 
 
 def checks_of(
-    own_hosts: frozenset[str], roots: Callable[[], tuple[x509.Certificate, ...]], *, command_checks: bool
+    own_hosts: frozenset[str],
+    roots: Callable[[], tuple[x509.Certificate, ...]],
+    *,
+    command_checks: bool,
+    engine_sockets: tuple[Path, ...] = (DOCKER_SOCKET,),
 ) -> Checks:
     """Returns what makes a node's checks.
 
@@ -36,13 +42,14 @@ def checks_of(
         own_hosts: the names and addresses of this node.
         roots: gives the mesh's CA certificates, which are believed beside the system's.
         command_checks: whether a check may run a command.
+        engine_sockets: where a container engine may listen.
     """
     return Checks(
         HttpProbe(own_hosts, roots),
         TcpProbe(own_hosts),
         GrpcProbe(own_hosts),
         CommandProbe(allowed=command_checks),
-        DockerProbe(),
+        DockerProbe(engine_sockets),
     )
 
 
