@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
+from pmoves_mesh.core.application import Retention
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label, sanitise_label
 from pmoves_mesh.errors import ConfigError, InvalidFieldError
 from pmoves_mesh.settings import SETTINGS
@@ -77,6 +78,7 @@ class Config:
         dns_negative_ttl_s: for how long, what is not.
         command_checks: whether a check may run a command.
         advertise_host: None leaves it to the node to find its own address.
+        events: how much of what applications tell is kept.
     """
 
     mesh: str
@@ -118,6 +120,7 @@ class Config:
     bridge_announce: bool
     stream_max_age_s: int
     stream_max_bytes: int
+    events: Retention
     tailscale_authkey: Secret | None
 
     @property
@@ -149,8 +152,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     nats_host = values.checked("PMOVES_NATS_HOST", parse_host)
     nats_dir = values.path("PMOVES_NATS_DIR")
     servers, credentials = values.servers("NATS_URL", _Credentials(None, None, None))
-    secured = nats_dir is not None or not is_loopback(nats_host)
-    own_server = f"{'tls' if secured else 'nats'}://127.0.0.1:{nats_port}"
+    scheme = "nats" if nats_dir is None and is_loopback(nats_host) else "tls"
     external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
     mode = cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone"))
     # A standalone node follows the mesh's NATS where that is reached, and works alone where it is not.
@@ -160,7 +162,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         node=values.node(),
         mode=mode,
         capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
-        nats_servers=used or (own_server,),
+        nats_servers=used or (f"{scheme}://127.0.0.1:{nats_port}",),
         embedded=not used and nats_dir is None,
         nats_port=nats_port,
         nats_host=nats_host,
@@ -195,6 +197,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         bridge_announce=values.choice("PMOVES_BRIDGE_ANNOUNCE", "0", "1") == "1",
         stream_max_age_s=values.integer("PMOVES_STREAM_MAX_AGE_S", 60, 10 * 365 * 86400),
         stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
+        events=_retention(values),
         tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
     )
 
@@ -335,6 +338,13 @@ class _Values:
                 known = found
             servers.append(server)
         return tuple(dict.fromkeys(servers)), known
+
+
+def _retention(values: _Values) -> Retention:
+    return Retention(
+        max_age_s=values.integer("PMOVES_EVENTS_MAX_AGE_S", 60, 10 * 365 * 86400),
+        max_bytes=values.integer("PMOVES_EVENTS_MAX_BYTES", 1 << 20, 1 << 50),
+    )
 
 
 def _read_file(path: Path) -> Mapping[str, str | None]:

@@ -97,5 +97,9 @@ SETTINGS: Final = (
     Setting("PMOVES_BRIDGE_ANNOUNCE", "0", "`1` repeats this node's services on `services.announce.v1`"),
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
     Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
+    Setting(
+        "PMOVES_EVENTS_MAX_AGE_S", "604800", "seconds that the streams of applications' events keep them"
+    ),
+    Setting("PMOVES_EVENTS_MAX_BYTES", "268435456", "bytes that each of those streams may take"),
     Setting("TAILSCALE_AUTHKEY", "", "key for joining Tailscale; kept secret, and used by nothing yet"),
 )

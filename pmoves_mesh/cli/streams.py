@@ -90,7 +90,7 @@ def check_command(*, as_json: bool) -> None:
 
     only_errors()
     config = read_config()
-    checked = check(config, lambda: _shown(config))
+    checked = check(config, lambda: shown_here(config))
     if as_json:
         print_json({"same": not checked.differences, **msgspec.to_builtins(checked)})
     else:
@@ -108,7 +108,7 @@ def check_command(*, as_json: bool) -> None:
         )
 
 
-def _shown(config: Config) -> dict[str, Mark] | None:
+def shown_here(config: Config) -> dict[str, Mark] | None:
     """Returns the marks of what this host's agent shows, or None if none answers."""
     try:
         client = AgentClient(config)
