@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.trusted import identity_files
-from pmoves_mesh.cli.check_agent import ask_agent
+from pmoves_mesh.cli.check_agent import TIMEOUT_S, ask_agent
 from pmoves_mesh.cli.console import cell
 from pmoves_mesh.cli.findings import Check, Complaint, Host
 from pmoves_mesh.cli.streams import shown_here
@@ -245,7 +245,8 @@ def _agreement(host: Host) -> Iterator[Complaint]:
         yield _UNASKED
         return
     try:
-        checked = check(host.config, lambda: shown_here(host.config))
+        alive = host.agent.alive
+        checked = check(host.config, lambda: shown_here(host.config, TIMEOUT_S) if alive else None)
     except (LogError, PkiError) as error:
         yield Complaint("warning", f"not checked: {error}", "see NATS and identity")
         return

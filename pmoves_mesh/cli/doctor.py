@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -47,10 +49,20 @@ def doctor_command(*, as_json: bool) -> None:
     else:
         _print(findings)
     alarms = sum(finding.severity == "alarm" for finding in findings)
+    problem = f"{alarms} alarm{'s' if alarms > 1 else ''}; the first: {findings[0].what}"
+    if Errand.any_left_behind():
+        _end_now(problem if alarms else "")
     if alarms:
-        raise click.ClickException(
-            f"{alarms} alarm{'s' if alarms > 1 else ''}; the first: {findings[0].what}"
-        )
+        raise click.ClickException(problem)
+
+
+def _end_now(problem: str) -> NoReturn:
+    """Ends the process at once: an interpreter's own end waits for names to be looked up, a minute maybe."""
+    if problem:
+        click.echo(f"pmoves-mesh: {problem}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if problem else 0)
 
 
 def examine() -> list[Finding]:

@@ -17,6 +17,7 @@ RANKS: Final[Mapping[Severity, int]] = {"alarm": 0, "warning": 1, "ok": 2}
 WITHIN_S: Final = 5.0
 """How long all checks together may take; what was asked of agent and NATS before took as long at most."""
 
+_ERRAND: Final = "doctor-errand"
 _T = TypeVar("_T")
 
 
@@ -105,11 +106,16 @@ class Errand(Generic[_T]):
         """Begins it at once."""
         self._done: _T | None = None
         # What hangs must not keep the command from ending.
-        self._thread = threading.Thread(target=self._run, args=(do,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(do,), daemon=True, name=_ERRAND)
         self._thread.start()
 
     def _run(self, do: Callable[[], _T]) -> None:
         self._done = do()
+
+    @staticmethod
+    def any_left_behind() -> bool:
+        """Returns whether one is still under way."""
+        return any(thread.name == _ERRAND for thread in threading.enumerate())
 
     def result(self, within_s: float) -> _T | None:
         """Waits up to `within_s` seconds; returns None if it is not done by then."""
