@@ -39,6 +39,10 @@ _SKEW_ALARM_S: Final = 30.0
 _CATCH_UP_S: Final = 3.0
 _POLL_S: Final = 0.2
 _CLUSTERED: Final = 3
+_NANO: Final = 10**9
+_SILENT_S: Final = 5.0
+"""Servers that keep copies hear of one another every second."""
+
 _ALWAYS: Final = "set sync_interval: always in the jetstream block of its configuration"
 _MAKER: Final = "start the agent of the host that runs the nats-server: it makes what is missing"
 
@@ -74,6 +78,7 @@ def _durability(host: Host) -> Iterator[Complaint]:
     for name, facts in host.nats.streams.items():
         if facts is not None and name != bucket_stream(LEASES):
             yield from _kept(name, facts, host.nats.cluster)
+    yield from _copies(host)
     if not host.config.embedded and host.config.nats_dir is None:
         yield from _synced(host)
 
@@ -95,14 +100,25 @@ def _kept(name: str, facts: StreamFacts, cluster: str) -> Iterator[Complaint]:
             f"stream {name} is kept on {replicas} of the servers of cluster {cluster}: and goes with them",
             "once three servers are up, restart an agent that may change it: it then asks for three copies",
         )
-    for replica in facts.cluster.replicas if facts.cluster else ():
-        if replica.offline or not replica.current:
-            state = "offline" if replica.offline else f"behind by {replica.lag} operations"
-            yield Complaint(
-                "alarm" if replica.offline else "warning",
-                f"server {replica.name}, which keeps a copy of stream {name}, is {state}",
-                "start it, and see that the servers of the cluster reach one another",
-            )
+
+
+def _copies(host: Host) -> Iterator[Complaint]:
+    """Looks at the other servers that keep copies: each is heard of, and lacks nothing."""
+    lacking: dict[str, list[str]] = {}
+    silent: dict[str, float] = {}
+    for name, facts in host.nats.streams.items():
+        for copy in facts.cluster.replicas if facts and facts.cluster else ():
+            if copy.offline or not copy.current:
+                lacking.setdefault(copy.name, []).append(name)
+            if copy.offline or copy.active / _NANO >= _SILENT_S:
+                silent[copy.name] = max(silent.get(copy.name, 0.0), copy.active / _NANO)
+    for server in sorted({*lacking, *silent}):
+        state = f"was not heard of for {silent[server]:.0f} s" if server in silent else "is behind"
+        yield Complaint(
+            "alarm" if server in silent else "warning",
+            f"server {server}, which keeps a copy of {', '.join(lacking.get(server, ['them']))}, {state}",
+            "start it, and see that the servers of the cluster reach one another",
+        )
 
 
 def _synced(host: Host) -> Iterator[Complaint]:
@@ -115,7 +131,7 @@ def _synced(host: Host) -> Iterator[Complaint]:
             f"{_ALWAYS}; with http: 127.0.0.1:8222 in it too, this is seen on its host",
         )
     elif not told.get("sync_always"):
-        every_s = told.get("sync_interval", 0) / 10**9
+        every_s = told.get("sync_interval", 0) / _NANO
         yield Complaint(
             "alarm",
             f"the NATS server acknowledges up to {every_s:g} s before it writes: "

@@ -34,12 +34,14 @@ class ReplicaFacts(Struct, frozen=True):
     """Another server that keeps a copy of a stream.
 
     Attributes:
+        active: nanoseconds since the leader last heard of it.
         lag: how many operations it lacks.
     """
 
     name: str
     current: bool = False
     offline: bool = False
+    active: int = 0
     lag: int = 0
 
 

@@ -37,5 +37,5 @@ def test_a_server_of_a_cluster_that_is_down_is_a_line_with_its_name(mesh: Hosted
         return "durability" in reports[-1].alarms
 
     eventually(complained, f"{away.name} is missed")
-    found = reports[-1].complaint("durability", "alarm", f"server {away.name}, which keeps a copy of stream")
+    found = reports[-1].complaint("durability", "alarm", f"server {away.name}, which keeps a copy of")
     assert "reach one another" in found["remedy"]
