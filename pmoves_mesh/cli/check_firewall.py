@@ -29,7 +29,8 @@ _MAGIC_DNS: Final = ("100.100.100.100", 53)
 _READ_S: Final = 3.0
 _AS_ROOT: Final = "run it as root: sudo pmoves-mesh doctor"
 _UFW_RULE: Final = re.compile(
-    r"(?P<to>\S.*?)\s{2,}(?P<action>ALLOW|DENY|REJECT|LIMIT)( IN)?\s{2,}(?P<source>\S.*?)(\s+#.*)?\Z"
+    r"(?P<to>\S.*?)\s+(?P<action>ALLOW|DENY|REJECT|LIMIT)( (?P<way>IN|OUT|FWD))?"
+    r"\s+(?P<source>\S.*?)(\s+#.*)?\Z"
 )
 _UFW_PORTS: Final = re.compile(r"(?P<ports>[\d,:]+)(/(?P<kind>tcp|udp))?\Z")
 _ANYWHERE: Final = "Anywhere"
@@ -81,7 +82,10 @@ def _ufw(ports: tuple[int, ...]) -> Iterator[Complaint]:
 
 
 def _rules(lines: list[str]) -> Iterator[re.Match[str]]:
-    return (found for line in lines if "(v6)" not in line and (found := _UFW_RULE.match(line.strip())))
+    for line in lines:
+        found = _UFW_RULE.match(line.strip())
+        if found and "(v6)" not in line and found["way"] in {None, "IN"}:
+            yield found
 
 
 def _ufw_lets_in(rules: list[_UfwRule], port: int, *, in_general: bool) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 Fate = Literal["accept", "drop", "unknown"]
 
 _DEPTH_MAX: Final = 16
+_LOOPBACK: Final = "lo"
 _ENDS: Final[Mapping[str, Fate]] = {"accept": "accept", "drop": "drop", "reject": "drop", "queue": "unknown"}
 _PAIR: Final = 2
 _FOUND: Final = {"==": True, "in": True, "!=": False}
@@ -155,7 +156,8 @@ class _Walk:
         """Returns whether what a packet has is among what is asked for; None if that is not understood."""
         found = _value(left, self._packet)
         if found is None:
-            return None
+            # Whoever comes from another host does not come through the loopback device.
+            return False if _is_interface(left) and self._elements(place, right) == [_LOOPBACK] else None
         results = [_covers(wanted, found) for wanted in self._elements(place, right)]
         if True in results:
             return True
@@ -194,6 +196,11 @@ def _value(left: Any, packet: Packet) -> str | int | None:
     field = str(body.get("field", body.get("key", "")))
     value = known.get((kind, str(body.get("protocol", "")), field))
     return None if value == "" else value
+
+
+def _is_interface(left: Any) -> bool:
+    kind, body = _first(left)
+    return kind == "meta" and body.get("key") in {"iif", "iifname"}
 
 
 def _covers(wanted: Any, found: str | int) -> bool | None:
