@@ -34,7 +34,10 @@ from pmoves_mesh.sdk.messages import Message
 
 SUBJECT = "ingest.file.added.v1"
 BRIEF = Retention(max_age_s=3600, max_bytes=1 << 20)
-AS_SENT = b'{ "id": "1", "topic": "ingest.file.added.v1", "ts": "2025-12-06T12:00:00+00:00Z",\n "payload": {"key": "a"}}'
+AS_SENT = (
+    b'{ "id": "1", "topic": "ingest.file.added.v1", "ts": "2025-12-06T12:00:00+00:00Z",'
+    b'\n "payload": {"key": "a"}}'
+)
 
 
 @pytest.fixture
@@ -186,16 +189,10 @@ async def test_a_program_tells_an_event_once_and_another_reads_it_typed(mesh: Me
     config = load({**alpha.environment, "SERVICE_REGISTRY_URL": alpha.url}, alpha.directory)
     transcript = TranscriptReady(video_id="v1", language="en", word_count=3)
     async with Program.connect(config=config) as program, program.register("whisper", port=9000):
-        heard = program.subscribe("ingest.>")
-        listening = asyncio.ensure_future(anext(heard))
-        await asyncio.wait({listening}, timeout=0)
         positions = [await program.record(FileAdded(file_id="f1")), await program.record(transcript)]
         assert positions == [1, 1]
         assert await program.record(ToolExecuted(tool="Bash"), source="hook") == 1
         assert (await program.record(FileAdded(file_id="f2"))) == 2
-        listening.cancel()
-        await asyncio.wait({listening})
-        await heard.aclose()
     async with connected(NatsSettings(servers=(mesh.server.url,))) as connection:
         (found,) = await first(1, connection, ["INGEST_TRANSCRIPT_READY"], "ingest.>", 0)
     told = Message(subject=found.subject, payload=found.payload).told()
@@ -211,7 +208,7 @@ async def test_a_program_is_told_that_nothing_keeps_what_it_tells(
     config = load({"NATS_URL": nats_server.url, "SERVICE_REGISTRY_URL": "http://127.0.0.1:1"}, tmp_path)
     monkeypatch.setattr("pmoves_mesh.sdk.mesh._KNOWN_S", 0.1)
     async with Program.connect(config=config) as program:
-        with pytest.raises(LogUnavailable, match="no stream takes ingest.file.added.v1"):
+        with pytest.raises(LogUnavailable, match="no stream takes ingest"):
             await program.record(FileAdded(file_id="f1"))
 
 
