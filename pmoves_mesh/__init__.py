@@ -11,6 +11,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as type checkers know it; `typing` itself takes longer than all the rest here
 if TYPE_CHECKING:
+    from pmoves_mesh.core.application import FileAdded, ToolExecuted, TranscriptReady
     from pmoves_mesh.sdk.changes import Change
     from pmoves_mesh.sdk.instance import Instance
     from pmoves_mesh.sdk.mesh import Mesh
@@ -21,23 +22,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Change",
+    "FileAdded",
     "Instance",
     "Mesh",
     "Message",
     "Registered",
     "SyncMesh",
     "SyncRegistered",
+    "ToolExecuted",
+    "TranscriptReady",
     "__version__",
 ]
 
 _WHERE = {
-    "Change": "changes",
-    "Instance": "instance",
-    "Mesh": "mesh",
-    "Message": "messages",
-    "Registered": "registration",
-    "SyncMesh": "sync",
-    "SyncRegistered": "sync",
+    "Change": "sdk.changes",
+    "FileAdded": "core.application",
+    "Instance": "sdk.instance",
+    "Mesh": "sdk.mesh",
+    "Message": "sdk.messages",
+    "Registered": "sdk.registration",
+    "SyncMesh": "sdk.sync",
+    "SyncRegistered": "sdk.sync",
+    "ToolExecuted": "core.application",
+    "TranscriptReady": "core.application",
 }
 
 
@@ -45,4 +52,4 @@ def __getattr__(name: str) -> object:
     """Imports what the SDK offers, at its first use."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.sdk.{_WHERE[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast
 
+from pmoves_mesh.core.application import Retention
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label
 from pmoves_mesh.errors import InvalidFieldError
 from pmoves_mesh.tailscale import settings as tailnet
@@ -39,6 +40,7 @@ class Config:
         command_checks: whether a check may run a command.
         containers: socket of the container engine; empty to look for one, `off` for none.
         advertise_host: None leaves it to the node to find its own address.
+        events: how much of what applications tell is kept.
     """
 
     mesh: str
@@ -82,6 +84,7 @@ class Config:
     bridge_announce: bool
     stream_max_age_s: int
     stream_max_bytes: int
+    events: Retention
     tailscale_authkey: Secret | None
     tailscale: tailnet.TailscaleSettings
 
@@ -140,6 +143,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         bridge_announce=values.choice("PMOVES_BRIDGE_ANNOUNCE", "0", "1") == "1",
         stream_max_age_s=values.integer("PMOVES_STREAM_MAX_AGE_S", 60, 10 * 365 * 86400),
         stream_max_bytes=values.integer("PMOVES_STREAM_MAX_BYTES", 1 << 20, 1 << 50),
+        events=_retention(values),
         tailscale_authkey=values.secret("TAILSCALE_AUTHKEY"),
         tailscale=tailnet.read(values),
     )
@@ -184,6 +188,13 @@ def is_loopback(host: str) -> bool:
 
 def _capabilities(text: str, name: str) -> tuple[str, ...]:
     return parse_capabilities([item for item in text.split(",") if item.strip()], name)
+
+
+def _retention(values: Values) -> Retention:
+    return Retention(
+        max_age_s=values.integer("PMOVES_EVENTS_MAX_AGE_S", 60, 10 * 365 * 86400),
+        max_bytes=values.integer("PMOVES_EVENTS_MAX_BYTES", 1 << 20, 1 << 50),
+    )
 
 
 def _socket(text: str, name: str) -> str:

@@ -109,6 +109,10 @@ SETTINGS: Final = (
     Setting("PMOVES_STREAM_MAX_AGE_S", "2592000", "seconds that the stream keeps events"),
     Setting("PMOVES_STREAM_MAX_BYTES", "1073741824", "bytes that the stream may take"),
     Setting(
+        "PMOVES_EVENTS_MAX_AGE_S", "604800", "seconds that the streams of applications' events keep them"
+    ),
+    Setting("PMOVES_EVENTS_MAX_BYTES", "268435456", "bytes that each of those streams may take"),
+    Setting(
         "MESH_NETWORK_MODE",
         "both",
         "`tailscale` or `both` announce this node's Tailscale address where there is one; `nats` does not",

@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from pmoves_mesh.agent.announcer import Announcer
+from pmoves_mesh.agent.application import ApplicationStreams
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.bridge import Bridge
 from pmoves_mesh.agent.containers.taking_part import containers_for
@@ -277,6 +278,7 @@ def _speaking(ground: Ground, voice: _Voice) -> tuple[Callable[[], Coroutine[Any
     return (
         voice.outbox.run,
         materialiser.run,
+        ApplicationStreams(config, connection, ground.clock).run,
         *((bridge.listen,) if config.accept_unsigned else ()),
         *((bridge.speak,) if config.bridge_announce else ()),
     )

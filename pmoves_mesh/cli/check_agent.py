@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,13 +14,9 @@ from pmoves_mesh.cli.findings import AgentState, Check, Complaint, Host
 from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.errors import ConfigError
 
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 3.0
 _CONNECT_S: Final = 2.0
 _NATS_GREETING: Final = b"INFO "
-_BEHIND_WARNING_S: Final = 5.0
-_BEHIND_ALARM_S: Final = 3600.0
-_SILENCE_S_MIN: Final = 600.0
-_SILENCE_ANNOUNCEMENTS: Final = 20
 _SAID_BY_OURSELVES: Final = ("PMOVES_UNSIGNED=accept", "PMOVES_INSECURE_HTTP=1", "sync_interval")
 """What the agent warns of too, without saying what to do about it."""
 
@@ -43,9 +38,15 @@ def ask_agent(config: Config) -> AgentState:
             current=current,
             registry=status.record("registry"),
             nodes=status.records("nodes"),
+            services=status.records("services"),
         )
     except click.ClickException as error:
         return AgentState(url=client.url, alive=True, current=current, problem=error.format_message())
+
+
+def silent(config: Config) -> AgentState:
+    """Returns what is known of an agent that takes a question and does not answer in time."""
+    return AgentState(url="", problem=f"the agent on port {config.http_port} does not answer in time")
 
 
 def _agent(host: Host) -> Iterator[Complaint]:
@@ -96,16 +97,6 @@ def _nats_problem(url: str) -> str:
     return "" if greeting == _NATS_GREETING else "what answers there is no NATS server"
 
 
-def _durability(host: Host) -> Iterator[Complaint]:
-    """The NATS server writes before it acknowledges, which only that of an agent is known to do."""
-    if not host.config.embedded and host.config.nats_dir is None:
-        yield Complaint(
-            "warning",
-            "the NATS server is not ours: whether it writes before it acknowledges cannot be seen from here",
-            "set sync_interval: always in the jetstream block of its configuration",
-        )
-
-
 def _unsigned(host: Host) -> Iterator[Complaint]:
     """Nothing unsigned is believed."""
     if host.config.accept_unsigned:
@@ -137,33 +128,9 @@ def _http(host: Host) -> Iterator[Complaint]:
         )
 
 
-def _clock(host: Host) -> Iterator[Complaint]:
-    """This host's clock agrees with that of the stream, as far as announcements tell."""
-    if host.agent.registry is None or not host.agent.nodes:
-        return
-    newest = max(datetime.fromisoformat(str(node["last_seen"])) for node in host.agent.nodes)
-    ago_s = host.now_ms / 1000 - newest.timestamp()
-    silence_s = max(_SILENCE_S_MIN, _SILENCE_ANNOUNCEMENTS * host.config.announce_s)
-    if ago_s < -_BEHIND_WARNING_S:
-        yield Complaint(
-            "alarm" if ago_s < -_BEHIND_ALARM_S else "warning",
-            f"this host's clock is {-ago_s:.0f} s behind that of the NATS server, or more",
-            "set it, by NTP",
-        )
-    elif host.agent.current and ago_s > silence_s:
-        yield Complaint(
-            "warning",
-            f"the stream's latest announcement is {ago_s:.0f} s old: "
-            "this host's clock is ahead of the NATS server's, or no node announces itself",
-            "set it, by NTP; else see the agents' logs",
-        )
-
-
 CHECKS: Final = (
     Check("agent", _agent, "answers, is current, and warns of nothing else"),
     Check("NATS", _nats, "answers"),
-    Check("durability", _durability, "the NATS server writes before it acknowledges"),
     Check("signatures", _unsigned, "nothing unsigned is believed"),
     Check("HTTP", _http, "as closed as it should be"),
-    Check("clock", _clock, "nothing speaks against it"),
 )

@@ -1,15 +1,24 @@
-"""What `doctor` finds: how checks complain, and how they are run so that none hides another."""
+"""What `doctor` finds: how checks complain, and how they are run so that none hides or delays another."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
+from pmoves_mesh.log.survey import Survey
 from pmoves_mesh.pki.inventory import Severity
 
 RANKS: Final[Mapping[Severity, int]] = {"alarm": 0, "warning": 1, "ok": 2}
+WITHIN_S: Final = 5.0
+"""How long all checks together may take; what was asked of agent and NATS before took as long at most."""
+
+_ERRAND: Final = "doctor-errand"
+_T = TypeVar("_T")
 
 
 class Complaint(NamedTuple):
@@ -39,6 +48,7 @@ class AgentState:
         current: whether its replica holds everything that the stream holds.
         registry: what its status says of itself; None if it gave none.
         nodes: what its status says of the nodes.
+        services: what its status says of the instances.
         problem: why there is no status; empty if there is one.
     """
 
@@ -47,6 +57,7 @@ class AgentState:
     current: bool = False
     registry: Mapping[str, Any] | None = None
     nodes: Sequence[Mapping[str, Any]] = field(default=())
+    services: Sequence[Mapping[str, Any]] = field(default=())
     problem: str = ""
 
 
@@ -56,11 +67,13 @@ class Host:
 
     Attributes:
         now_ms: this host's time, unix milliseconds.
+        nats: what NATS said when it was asked.
     """
 
     config: Config
     now_ms: int
     agent: AgentState
+    nats: Survey = field(default_factory=Survey)
 
 
 class Check(NamedTuple):
@@ -71,13 +84,52 @@ class Check(NamedTuple):
     fine: str
 
 
-def run_checks(host: Host, checks: Iterable[Check]) -> list[Finding]:
-    """Runs every check and returns what they found, the worst first.
+def run_checks(host: Host, checks: Iterable[Check], within_s: float = WITHIN_S) -> list[Finding]:
+    """Runs every check, side by side, and returns what they found, the worst first.
 
-    A check that fails is an alarm of its own, beside what it found until then.
+    A check that fails is an alarm of its own, beside what it found until then. One that is not done
+    after `within_s` seconds is a warning, and left behind.
     """
-    found = [finding for check in checks for finding in _run(host, check)]
+    begun = [(check, Errand(partial(_findings, host, check))) for check in checks]
+    give_up_s = SystemClock().monotonic_s() + within_s
+    found = []
+    for check, errand in begun:
+        findings = errand.result(give_up_s - SystemClock().monotonic_s())
+        found += [_unfinished(check, within_s)] if findings is None else findings
     return sorted(found, key=lambda finding: RANKS[finding.severity])
+
+
+class Errand(Generic[_T]):
+    """Something that is done meanwhile, and left behind if it takes too long: it must not raise."""
+
+    def __init__(self, do: Callable[[], _T]) -> None:
+        """Begins it at once."""
+        self._done: _T | None = None
+        # What hangs must not keep the command from ending.
+        self._thread = threading.Thread(target=self._run, args=(do,), daemon=True, name=_ERRAND)
+        self._thread.start()
+
+    def _run(self, do: Callable[[], _T]) -> None:
+        self._done = do()
+
+    @staticmethod
+    def any_left_behind() -> bool:
+        """Returns whether one is still under way."""
+        return any(thread.name == _ERRAND for thread in threading.enumerate())
+
+    def result(self, within_s: float) -> _T | None:
+        """Waits up to `within_s` seconds; returns None if it is not done by then."""
+        self._thread.join(max(0.0, within_s))
+        return self._done
+
+
+def _unfinished(check: Check, within_s: float) -> Finding:
+    what = f"not checked: it took longer than {within_s:g} s"
+    return Finding(check.name, "warning", what, "see to what else is said here, then run it again")
+
+
+def _findings(host: Host, check: Check) -> list[Finding]:
+    return list(_run(host, check))
 
 
 def _run(host: Host, check: Check) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from pmoves_mesh.agent.link import nats_settings
-from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.client import TIMEOUT_S, AgentClient, read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
 from pmoves_mesh.config import Config
 from pmoves_mesh.core import records
@@ -90,7 +90,7 @@ def check_command(*, as_json: bool) -> None:
 
     only_errors()
     config = read_config()
-    checked = check(config, lambda: _shown(config))
+    checked = check(config, lambda: shown_here(config))
     if as_json:
         print_json({"same": not checked.differences, **msgspec.to_builtins(checked)})
     else:
@@ -108,10 +108,10 @@ def check_command(*, as_json: bool) -> None:
         )
 
 
-def _shown(config: Config) -> dict[str, Mark] | None:
+def shown_here(config: Config, timeout_s: float = TIMEOUT_S) -> dict[str, Mark] | None:
     """Returns the marks of what this host's agent shows, or None if none answers."""
     try:
-        client = AgentClient(config)
+        client = AgentClient(config, timeout_s)
         if client.probe("/healthz") != HTTPStatus.OK:
             return None
         answer = client.get("/api/status")

@@ -20,6 +20,7 @@ import structlog
 
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config, load
+from pmoves_mesh.core.application import ApplicationEvent
 from pmoves_mesh.core.choice import Preference
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.pki import keystore
@@ -330,6 +331,21 @@ class Mesh:
     async def publish(self, subject: str, payload: object) -> None:
         """Publishes on an application subject; see `Messages.publish`."""
         await self._entered.messages.publish(subject, payload)
+
+    async def record(self, event: ApplicationEvent, *, source: str = "") -> int:
+        """Tells an event so that it is kept, and returns its position in the stream; see `Messages.record`.
+
+        Args:
+            event: `FileAdded`, `TranscriptReady` or `ToolExecuted`.
+            source: the service that tells it; by default what this program registered first, else the node.
+
+        Raises:
+            LogUnavailable: if no stream has confirmed it within 10 s; it may be kept all the same.
+            RightMissing: if this identity may not publish there.
+        """
+        names = [registered.instance.name for registered in self._registered if registered.instance]
+        own = source or next(iter(names), self.node)
+        return await self._entered.messages.record(event, own)
 
     def subscribe(self, subject: str, *, queue: str = "") -> AsyncGenerator[Message, None]:
         """Yields what is published on a subject; see `Messages.subscribe`."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 
-from pmoves_mesh.errors import InvalidFieldError
+from pmoves_mesh.clock import SystemClock
+from pmoves_mesh.core import application
+from pmoves_mesh.core.application import ApplicationEvent, Told
+from pmoves_mesh.core.query import iso
+from pmoves_mesh.errors import InvalidFieldError, LogUnavailable
+from pmoves_mesh.log import api
 from pmoves_mesh.log.connection import Connection, NatsSettings
 
 _CONNECT_S: Final = 5.0
+_RECORD_S: Final = 10.0
+_RETRY_S: Final = 0.2
+_MESSAGE_ID: Final = "Nats-Msg-Id"
 _OURS: Final = ("mesh.node.", "mesh.trust.", "service.registry.", "$")
 
 
@@ -37,6 +47,14 @@ class Message(Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(self.payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidFieldError("payload", f"not JSON ({error})") from None
+
+    def told(self) -> Told:
+        """Returns what is told on one of the subjects that the mesh keeps: a file, a transcript, a tool.
+
+        Raises:
+            InvalidFieldError: if it is none of these subjects, or the payload is no JSON object.
+        """
+        return application.read(self.subject, self.payload)
 
 
 class Messages:
@@ -74,6 +92,29 @@ class Messages:
             case _:
                 data = msgspec.json.encode(payload)
         await (await self.connected()).publish_core(subject, data)
+
+    async def record(self, event: ApplicationEvent, source: str) -> int:
+        """Tells an event, once, and returns its position in the stream that keeps it.
+
+        It is tried for 10 s, and however often, the stream takes it once.
+
+        Raises:
+            LogUnavailable: if no stream has confirmed it; it may be kept all the same.
+            RightMissing: if this identity may not publish there.
+        """
+        envelope_id = str(UUID(bytes=secrets.token_bytes(16), version=4))
+        payload = application.write(event, envelope_id, source, iso(SystemClock().now_ms()))
+        connection = await self.connected()
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + _RECORD_S
+        while True:
+            try:
+                session = connection.session()
+                return await api.publish(session, event.subject, payload, {_MESSAGE_ID: envelope_id})
+            except LogUnavailable:
+                if loop.time() >= give_up_s:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
     async def subscribe(self, subject: str, queue: str = "") -> AsyncGenerator[Message, None]:
         """Yields what is published on a subject, without end; what came while NATS was away is missed.

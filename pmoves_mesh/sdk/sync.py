@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack
 
+from pmoves_mesh.core.application import ApplicationEvent
 from pmoves_mesh.core.choice import Preference
 from pmoves_mesh.sdk.changes import Change
 from pmoves_mesh.sdk.instance import Instance
@@ -131,6 +132,10 @@ class SyncMesh:
     def publish(self, subject: str, payload: object) -> None:
         """Publishes on an application subject; see `Mesh.publish`."""
         self._call(self._entered.publish(subject, payload))
+
+    def record(self, event: ApplicationEvent, *, source: str = "") -> int:
+        """Tells an event so that it is kept; see `Mesh.record`."""
+        return self._call(self._entered.record(event, source=source))
 
     def subscribe(self, subject: str, *, queue: str = "") -> Iterator[Message]:
         """Yields what is published on a subject; see `Mesh.subscribe`."""

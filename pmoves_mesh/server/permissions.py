@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from pmoves_mesh.core import slug
+from pmoves_mesh.core.application import KINDS
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
     EnrolmentRefused,
@@ -68,27 +69,29 @@ OPERATOR_EVENTS: Final[tuple[type[Event], ...]] = (CertificatesRevoked, RootsRot
 
 _BUCKETS: Final = (REGISTRY, IDENTITIES, LEASES)
 _STREAMS: Final = (EVENTS, *map(bucket_stream, _BUCKETS))
+_APPLICATIONS: Final = tuple(kind.stream for kind in KINDS)
 _SHARED: Final = (f"{EVENTS}.{MATERIALISER}", f"{bucket_stream(LEASES)}.{WITNESS}")
 _FETCHES: Final = tuple(f"{JETSTREAM_API}CONSUMER.MSG.NEXT.{shared}" for shared in _SHARED)
 _ANY_LEASE: Final = f"$KV.{LEASES}.*"
 
 READING: Final = (
-    *(f"{JETSTREAM_API}STREAM.INFO.{stream}" for stream in _STREAMS),
-    *(f"{JETSTREAM_API}CONSUMER.CREATE.{stream}.*" for stream in _STREAMS),
+    *(f"{JETSTREAM_API}STREAM.INFO.{stream}" for stream in (*_STREAMS, *_APPLICATIONS)),
+    *(f"{JETSTREAM_API}CONSUMER.CREATE.{stream}.*" for stream in (*_STREAMS, *_APPLICATIONS)),
     *(f"{JETSTREAM_API}DIRECT.GET.{bucket_stream(name)}.$KV.{name}.>" for name in _BUCKETS),
-    *(f"$JS.FC.{stream}.>" for stream in _STREAMS),
+    *(f"$JS.FC.{stream}.>" for stream in (*_STREAMS, *_APPLICATIONS)),
 )
-"""Following the stream, reading the buckets."""
+"""Following the stream, reading the buckets, and reading what applications tell."""
 
 WORKING: Final = (
     *(event.subject for event in NODE_EVENTS),
     slug.SUBJECT,
+    *(kind.subject for kind in KINDS),
     f"$KV.{REGISTRY}.>",
     *(f"{JETSTREAM_API}CONSUMER.INFO.{shared}" for shared in _SHARED),
     *_FETCHES,
     *(f"$JS.ACK.{shared}.>" for shared in _SHARED),
 )
-"""Stating events, materialising those of all, and witnessing whose lease runs out."""
+"""Stating events, telling what applications tell, materialising and witnessing for all."""
 
 DECREEING: Final = (*(event.subject for event in OPERATOR_EVENTS), f"$KV.{IDENTITIES}.>")
 """What an operator states, and showing the certificate that verifies it."""
@@ -96,7 +99,11 @@ DECREEING: Final = (*(event.subject for event in OPERATOR_EVENTS), f"$KV.{IDENTI
 OWNING: Final = (
     *(event.subject for event in CA_EVENTS),
     f"$KV.{IDENTITIES}.>",
-    *(f"{JETSTREAM_API}STREAM.{verb}.{stream}" for verb in ("CREATE", "UPDATE") for stream in _STREAMS),
+    *(
+        f"{JETSTREAM_API}STREAM.{verb}.{stream}"
+        for verb in ("CREATE", "UPDATE")
+        for stream in (*_STREAMS, *_APPLICATIONS)
+    ),
     *(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED),
     f"{JETSTREAM_API}STREAM.NAMES",
 )

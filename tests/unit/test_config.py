@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pmoves_mesh.config import Config, is_loopback, load
+from pmoves_mesh.core.application import Retention
 from pmoves_mesh.errors import ConfigError
 from pmoves_mesh.settings import SETTINGS
 from pmoves_mesh.tailscale.settings import TailscaleSettings
@@ -70,6 +71,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         bridge_announce=False,
         stream_max_age_s=30 * 86400,
         stream_max_bytes=1 << 30,
+        events=Retention(max_age_s=7 * 86400, max_bytes=256 << 20),
         tailscale_authkey=None,
         tailscale=TailscaleSettings(tags=("tag:pmoves",)),
     )
@@ -219,6 +221,8 @@ def test_a_url_without_credentials_is_shown_whole_when_refused(cwd: Path):
         ("PMOVES_BRIDGE_ANNOUNCE", "true"),
         ("PMOVES_STREAM_MAX_AGE_S", "1"),
         ("PMOVES_STREAM_MAX_BYTES", "1GiB"),
+        ("PMOVES_EVENTS_MAX_AGE_S", "1"),
+        ("PMOVES_EVENTS_MAX_BYTES", "1GiB"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_it(cwd: Path, name: str, value: str):

@@ -8,28 +8,49 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nats_server import NatsServer
 
-from pmoves_mesh.cli import check_agent, check_files
+from pmoves_mesh.cli import check_agent
+from pmoves_mesh.cli.doctor import CHECKS as ALL_CHECKS
 from pmoves_mesh.cli.findings import AgentState, Check, Complaint, Finding, Host, run_checks
 from pmoves_mesh.cli.main import main
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
-from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import PkiError
+from pmoves_mesh.log.api import StreamState
+from pmoves_mesh.log.application import Standing
+from pmoves_mesh.log.survey import STREAMS, ClusterFacts, ReplicaFacts, StreamFacts, Survey
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.files import read_key, write_key
 
 NOW_MS = SystemClock().now_ms()
 DAY_MS = 86_400_000
-CHECKS = {check.name: check for check in (*check_files.CHECKS, *check_agent.CHECKS)}
-WELL = AgentState(url="http://127.0.0.1:8100", alive=True, current=True, registry={"warnings": []})
+DEADLINE_S = 30.0
+CHECKS = {check.name: check for check in ALL_CHECKS}
+WELL = AgentState(
+    url="http://127.0.0.1:8100", alive=True, current=True, registry={"warnings": [], "position": 7}
+)
+NO_MESH_BEHIND_IT = {"NATS", "lease", "agreement"}
+"""The checks that need a real mesh: see tests/integration/test_doctor_breaks.py."""
+
+
+def stream(**config: Any) -> StreamFacts:
+    return StreamFacts(config={"storage": "file", "num_replicas": 1, **config}, state=StreamState(7, 1, 7))
+
+
+HEALTHY = Survey(
+    asked=True,
+    streams={name: stream() for name in STREAMS},
+    applications=(Standing(subject="a.v1", stream="A", ours=True),),
+    ahead_s=0.0,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +68,7 @@ class Patient:
     directory: Path
     now_ms: int = NOW_MS
     agent: AgentState = WELL
+    nats: Survey = HEALTHY
     settings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +85,7 @@ class Patient:
 
     def examine(self, *names: str) -> list[Finding]:
         config = load({"MESH_HOSTNAME": "alpha", **self.settings}, self.directory)
-        host = Host(config=config, now_ms=self.now_ms, agent=self.agent)
+        host = Host(config=config, now_ms=self.now_ms, agent=self.agent, nats=self.nats)
         return run_checks(host, [CHECKS[name] for name in names])
 
     def complaint(self, name: str) -> Finding:
@@ -80,7 +102,7 @@ def patient(tmp_path: Path) -> Patient:
 
 
 def test_a_host_in_order_has_nothing_to_complain_about(patient: Patient):
-    names = [name for name in CHECKS if name != "NATS"]
+    names = [name for name in CHECKS if name not in NO_MESH_BEHIND_IT]
     found = patient.examine(*names)
     assert [finding for finding in found if finding.severity != "ok"] == []
     assert [finding.check for finding in found] == names
@@ -324,7 +346,7 @@ def test_something_else_on_the_port_of_nats_is_an_alarm(patient: Patient):
 @pytest.mark.parametrize(
     ("check", "settings", "what"),
     [
-        ("durability", {"NATS_URL": "nats://10.0.0.1"}, "whether it writes before it acknowledges"),
+        ("TLS", {"NATS_URL": "nats://10.0.0.1"}, "crosses the network in the clear"),
         ("signatures", {"PMOVES_UNSIGNED": "accept"}, "anyone who reaches NATS can announce anything"),
         ("HTTP", {"PMOVES_INSECURE_HTTP": "1"}, "other hosts would speak to the HTTP API in the clear"),
         ("HTTP", {"SERVICE_REGISTRY_HOST": "0.0.0.0"}, "only who holds a certificate of the mesh may write"),
@@ -344,16 +366,142 @@ def test_with_a_token_the_api_may_listen_to_other_hosts(patient: Patient):
     assert [finding.severity for finding in patient.examine("HTTP")] == ["ok"]
 
 
+# The stream and its buckets
+
+
 @pytest.mark.parametrize(
-    ("seconds_ago", "severity"),
-    [(-7200, "alarm"), (-60, "warning"), (1, "ok"), (300, "ok"), (900, "warning")],
+    ("ahead_s", "severity", "what"),
+    [
+        (90.0, "alarm", "90.0 s ahead of"),
+        (-90.0, "alarm", "90.0 s behind"),
+        (2.5, "warning", "2.5 s ahead of"),
+        (0.4, "ok", "agrees"),
+    ],
 )
-def test_the_clock_is_compared_with_the_streams_latest_announcement(
-    patient: Patient, seconds_ago: int, severity: str
+def test_the_clock_is_compared_with_the_servers(patient: Patient, ahead_s: float, severity: str, what: str):
+    patient.nats = replace(HEALTHY, ahead_s=ahead_s, unsure_s=0.01)
+    (found,) = patient.examine("clock")
+    assert found.severity == severity
+    assert what in found.what
+
+
+def test_a_slow_answer_does_not_make_the_clock_wrong(patient: Patient):
+    patient.nats = replace(HEALTHY, ahead_s=1.5, unsure_s=0.6)
+    assert [finding.severity for finding in patient.examine("clock")] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "severity", "what"),
+    [
+        (stream(storage="memory", num_replicas=3), "alarm", "kept in memory: a restart loses it"),
+        (stream(persist_mode="async", num_replicas=3), "alarm", "acknowledges before it writes"),
+        (stream(), "warning", "kept on 1 of the servers of cluster three"),
+        (
+            StreamFacts(
+                config={"storage": "file", "num_replicas": 3},
+                state=StreamState(),
+                cluster=ClusterFacts(
+                    "a", (ReplicaFacts("b", current=True), ReplicaFacts("c", offline=True, active=9 * 10**9))
+                ),
+            ),
+            "alarm",
+            "server c, which keeps a copy of MESH_EVENTS, was not heard of for 9 s",
+        ),
+        (
+            StreamFacts(
+                config={"storage": "file", "num_replicas": 3},
+                state=StreamState(),
+                cluster=ClusterFacts("a", (ReplicaFacts("b", lag=12),)),
+            ),
+            "warning",
+            "server b, which keeps a copy of MESH_EVENTS, is behind",
+        ),
+    ],
+)
+def test_a_stream_that_a_loss_of_power_or_of_a_server_takes_is_told(
+    patient: Patient, spoilt: StreamFacts, severity: str, what: str
 ):
-    nodes = [{"last_seen": iso(NOW_MS - (seconds_ago + more) * 1000)} for more in (0, 5000)]
-    patient.agent = AgentState(url="", alive=True, current=True, registry={}, nodes=nodes)
-    assert [finding.severity for finding in patient.examine("clock")] == [severity]
+    patient.nats = replace(HEALTHY, cluster="three", streams={"MESH_EVENTS": spoilt})
+    found = patient.complaint("durability")
+    assert (found.severity, what in found.what) == (severity, True)
+
+
+def test_a_missing_bucket_and_a_refused_login_are_alarms(patient: Patient):
+    patient.nats = replace(HEALTHY, streams={**HEALTHY.streams, "KV_MESH_LEASES": None})
+    assert patient.complaint("JetStream").what == "stream KV_MESH_LEASES is missing"
+    patient.nats = Survey(refused=True, problem="missing right: a login", remedy="check the password")
+    assert patient.complaint("JetStream") == Finding(
+        "JetStream", "alarm", "missing right: a login", "check the password"
+    )
+
+
+def test_what_nobody_could_be_asked_is_not_called_well(patient: Patient):
+    patient.nats = Survey(problem="nats://x cannot be reached", remedy="start it")
+    names = ("JetStream", "durability", "clock", "lease", "replica", "events", "agreement")
+    found = patient.examine(*names)
+    assert {(finding.check, finding.severity) for finding in found} == {(name, "warning") for name in names}
+
+
+def test_a_stream_of_another_making_is_named_and_one_that_is_missing_is_a_warning(patient: Patient):
+    kept = Standing(subject="a.v1", stream="OLD")
+    patient.nats = replace(HEALTHY, applications=(kept, Standing(subject="b.v1")))
+    assert [(finding.severity, finding.what) for finding in patient.examine("events")] == [
+        ("warning", "no stream keeps what is told on b.v1"),
+        ("ok", "a.v1 is kept by stream OLD, of another making"),
+    ]
+
+
+# The network
+
+
+def test_a_node_that_announces_a_loopback_address_misleads_the_others(patient: Patient):
+    nodes = [
+        {"name": "alpha", "status": "alive", "host": "10.0.0.1", "port": 8100},
+        {"name": "beta", "status": "alive", "host": "127.0.0.1", "port": 8100},
+        {"name": "gamma", "status": "lost", "host": "127.0.0.1", "port": 8100},
+    ]
+    patient.agent = replace(WELL, nodes=nodes)
+    found = patient.complaint("peers")
+    assert found.severity == "alarm"
+    assert found.what == "node beta announces 127.0.0.1, which leads to no other host"
+    assert "PMOVES_ADVERTISE_HOST" in found.remedy
+
+
+def test_a_host_that_refuses_is_reached_all_the_same(patient: Patient, unused_tcp_port: int):
+    nodes = [{"name": "beta", "status": "alive", "host": "127.0.0.1", "port": unused_tcp_port}]
+    patient.agent = replace(WELL, nodes=nodes)
+    assert [finding.severity for finding in patient.examine("peers")] == ["ok"]
+
+
+def test_of_many_complaints_the_last_counts_the_rest(patient: Patient):
+    own = {"name": "alpha", "status": "alive", "host": "10.0.0.1", "port": 1}
+    others = [
+        {"name": f"n{number}", "status": "alive", "host": "127.0.0.1", "port": 1} for number in range(25)
+    ]
+    patient.agent = replace(WELL, nodes=[own, *others])
+    found = patient.examine("peers")
+    assert len(found) == 21
+    assert found[-1].what == "and 5 more like these"
+
+
+def test_what_takes_too_long_is_left_behind_and_said(patient: Patient):
+    release = threading.Event()
+
+    def endless(_: Host) -> Iterator[Complaint]:
+        release.wait(DEADLINE_S)
+        yield Complaint("alarm", "too late", "nothing")
+
+    host = Host(config=load({}, patient.directory), now_ms=NOW_MS, agent=WELL)
+    try:
+        found = run_checks(
+            host, [Check("endless", endless, "fine"), Check("quick", lambda _: (), "fine")], 0.05
+        )
+    finally:
+        release.set()
+    assert [(finding.check, finding.severity, finding.what) for finding in found] == [
+        ("endless", "warning", "not checked: it took longer than 0.05 s"),
+        ("quick", "ok", "fine"),
+    ]
 
 
 # The command
@@ -391,28 +539,6 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Set:
     return lambda name, value: monkeypatch.setenv(name, str(value))
 
 
-@pytest.mark.usefixtures("patient")
-def test_without_an_alarm_doctor_exits_with_0(
-    setting: Set, nats_server: NatsServer, capsys: pytest.CaptureFixture[str]
-):
-    status = {
-        "registry": {"mesh": "pmoves-mesh", "warnings": []},
-        "nodes": [{"name": "alpha", "last_seen": iso(SystemClock().now_ms())}],
-        "services": [],
-    }
-    setting("MESH_HOSTNAME", "alpha")
-    setting("NATS_URL", nats_server.url)
-    with answering({"/healthz": (200, {}), "/readyz": (200, {}), "/api/status": (200, status)}) as port:
-        setting("SERVICE_REGISTRY_PORT", port)
-        assert main(["doctor", "--json"]) == 0
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert answer["worst"] == "warning"
-    assert [one["check"] for one in answer["findings"] if one["severity"] != "ok"] == ["durability"]
-    assert set(answer["findings"][0]) == {"check", "severity", "what", "remedy"}
-    assert printed.err == ""
-
-
 def test_with_an_alarm_doctor_exits_with_1_and_shows_every_finding(
     patient: Patient, setting: Set, unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
 ):
@@ -422,10 +548,17 @@ def test_with_an_alarm_doctor_exits_with_1_and_shows_every_finding(
     setting("NATS_URL", f"nats://127.0.0.1:{unused_tcp_port}")
     assert main(["doctor"]) == 1
     printed = capsys.readouterr()
-    rows = [line.split("\t") for line in printed.out.splitlines()]
-    assert rows[0] == ["SEVERITY", "CHECK", "WHAT", "WHAT TO DO"]
-    assert {row[1] for row in rows if row[0] == "alarm"} == {"permissions", "agent", "NATS"}
-    assert {row[1] for row in rows[1:]} == {*CHECKS, "settings"}
+    lines = printed.out.splitlines()
+    said = {line[9:].split("  ")[0]: line.split()[0] for line in lines if line[0] != " "}
+    assert {name for name, severity in said.items() if severity == "alarm"} == {
+        "permissions",
+        "agent",
+        "NATS",
+    }
+    assert said.keys() == {*CHECKS, "settings"}
+    for line, after in pairwise(lines):
+        if line.split()[0] in {"alarm", "warning"}:
+            assert after.lstrip().startswith("-> "), line
     assert printed.err.startswith("pmoves-mesh: 3 alarms; the first: ")
     assert printed.err.count("\n") == 1
 
