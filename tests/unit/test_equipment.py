@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -111,6 +113,25 @@ async def test_work_that_hangs_is_given_up_and_never_begun_twice():
     begun[0].join()
     assert await aside.run(5) == 1
     assert await aside.run(5) == 2
+
+
+def test_a_program_ends_though_its_work_hangs():
+    program = """
+import asyncio, time
+from pmoves_mesh.agent.resources.aside import Aside
+
+async def main():
+    try:
+        await Aside(lambda: time.sleep(60), "hanging").run(0.05)
+    except TimeoutError:
+        print("given up")
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
 
 
 async def test_an_error_of_the_work_is_raised_and_the_next_call_begins_anew():
