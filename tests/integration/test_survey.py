@@ -91,6 +91,12 @@ async def test_nodes_that_never_said_where_they_are_have_no_distance(mesh: Serve
         assert await survey.round_trips_ms([NODE, "beta", "absent"]) == {NODE: 0.0}
 
 
+async def test_a_node_that_must_not_be_asked_has_no_distance(mesh: Served):
+    await mesh.tell(announced(1, node="beta", host="169.254.169.254", port=80))
+    async with surveying(mesh) as (survey, _):
+        assert await survey.round_trips_ms(["beta"]) == {}
+
+
 async def test_a_node_that_is_reached_has_a_distance(mesh: Served):
     await mesh.tell(announced(1, node="beta", host="127.0.0.1", port=mesh.port))
     async with surveying(mesh) as (survey, _):

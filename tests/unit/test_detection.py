@@ -329,5 +329,10 @@ def test_an_architecture_has_the_name_that_images_go_by(machine: str, name: str)
     assert architecture(machine) == name
 
 
+def test_nothing_follows_from_nothing():
+    assert capabilities_of(Resources()) == ()
+    assert described(Resources()) == {}
+
+
 def test_what_is_described_leaves_out_what_is_not_known():
     assert described(Resources(arch="arm64", cpu_cores=4)) == {"arch": "arm64", "cpu_cores": 4}
