@@ -87,14 +87,12 @@ def best_first(
 
 def _rank(node: str, choice: Choice, survey: Survey) -> tuple[bool, tuple[float, ...]]:
     """Returns how well a node is liked: first those of which something is known, the best first."""
-    match choice.prefer:
-        case "least_loaded":
-            load = survey.loads.get(node)
-            if load is None or load.stale:
-                return True, ()
-            return False, burden(load, gpu=choice.is_about_gpus)
-        case "nearest":
-            round_trip_ms = survey.round_trips_ms.get(node)
-            return (True, ()) if round_trip_ms is None else (False, (float(round(round_trip_ms)),))
-        case "local":
-            return False, ()
+    if choice.prefer == "least_loaded":
+        load = survey.loads.get(node)
+        if load is None or load.stale:
+            return True, ()
+        return False, burden(load, gpu=choice.is_about_gpus)
+    if choice.prefer == "nearest":
+        round_trip_ms = survey.round_trips_ms.get(node)
+        return (True, ()) if round_trip_ms is None else (False, (float(round(round_trip_ms)),))
+    return False, ()

@@ -97,9 +97,12 @@ def test_a_comparison_with_a_list_holds_if_it_holds_of_one_item(found: list[floa
 
 
 @given(st.lists(NUMBERS, max_size=4), NUMBERS, NUMBERS)
-def test_further_operators_never_let_more_through(found: list[float], low: float, high: float):
+def test_further_operators_let_less_through_and_must_all_hold_of_one_item(
+    found: list[float], low: float, high: float
+):
     both = compared(found, gte=low, lt=high)
     assert not both or (compared(found, gte=low) and compared(found, lt=high))
+    assert both == any(low <= one < high for one in found)
 
 
 @given(JSON)

@@ -197,6 +197,17 @@ def test_without_the_library_the_driver_names_the_gpus_and_the_log_says_what_to_
     assert ["pmoves-mesh[nvidia]" in line["event"] for line in lines] == [True]
 
 
+def test_a_jetson_is_not_told_to_install_what_it_does_not_need(tmp_path: Path):
+    def absent() -> ModuleType:
+        raise ModuleNotFoundError("pynvml")
+
+    root = machines.nvidia_driver(machines.jetson(tmp_path))
+    with capture_logs() as lines:
+        found = Detection(root, root, kinds=[Jetson(), Nvidia(absent)], machine="aarch64").resources()
+    assert found.gpu_count == 1
+    assert not lines
+
+
 def test_the_real_library_has_what_is_asked_of_it_and_its_failure_costs_its_own_part_alone(tmp_path: Path):
     library = pytest.importorskip("pynvml")
     asked = [name for name in vars(Nvml) if name.startswith("nvml")]
@@ -316,6 +327,11 @@ def test_memory_that_wavers_between_two_starts_is_the_same_resource(tmp_path: Pa
 )
 def test_an_architecture_has_the_name_that_images_go_by(machine: str, name: str):
     assert architecture(machine) == name
+
+
+def test_nothing_follows_from_nothing():
+    assert capabilities_of(Resources()) == ()
+    assert described(Resources()) == {}
 
 
 def test_what_is_described_leaves_out_what_is_not_known():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +115,25 @@ async def test_work_that_hangs_is_given_up_and_never_begun_twice():
     assert await aside.run(5) == 2
 
 
+def test_a_program_ends_though_its_work_hangs():
+    program = """
+import asyncio, time
+from pmoves_mesh.agent.resources.aside import Aside
+
+async def main():
+    try:
+        await Aside(lambda: time.sleep(60), "hanging").run(0.05)
+    except TimeoutError:
+        print("given up")
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
+
+
 async def test_an_error_of_the_work_is_raised_and_the_next_call_begins_anew():
     answers = iter([OSError("gone"), None])
 
@@ -155,6 +176,31 @@ async def test_the_load_is_read_three_times_a_lease_and_forgotten_when_it_is_old
     running.cancel()
     clock.now_s += 9.1
     assert meter.load is None
+
+
+async def test_a_driver_that_hangs_costs_the_start_little_and_the_load_until_it_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("pmoves_mesh.agent.resources.inventory._FIRST_S", 0.05)
+    monkeypatch.setattr("pmoves_mesh.agent.resources.meter._PATIENCE_S", 0.05)
+    free, clock = threading.Event(), SteppedClock()
+    inventory = Inventory(lambda: (free.wait(30), SMALL)[1], clock)
+    meter = Meter(lambda: (free.wait(30), Load(cpu=0.1, memory=0.2))[1], clock, ttl_s=9)
+    with capture_logs() as lines:
+        await inventory.begin()
+        running = asyncio.create_task(meter.run())
+        await clock.sleepers(1)
+        clock.go_on()
+        await clock.sleepers(2)
+    assert inventory.resources == Resources()
+    assert meter.load is None
+    assert ["hangs" in line["event"] for line in lines] == [True, True]
+    free.set()
+    monkeypatch.undo()
+    clock.go_on()
+    await clock.sleepers(3)
+    assert meter.load == Load(cpu=0.1, memory=0.2)
+    running.cancel()
 
 
 @dataclass
@@ -206,6 +252,8 @@ async def test_a_reading_is_good_for_a_while_then_renewed_behind_the_answer_then
         book.values["alpha"] = 2
         clock.now_s += 2.0
         assert (await readings.of(["alpha"]))["alpha"] == (1, 2.0)
+        for _ in range(10):
+            await asyncio.sleep(0)  # whatever was to be read would be read by now
         assert len(book.asked) == 1
         clock.now_s += 2.0
         assert (await readings.of(["alpha"]))["alpha"].value in {1, 2}
@@ -241,6 +289,21 @@ async def test_many_nodes_are_read_a_few_at_a_time():
         found = await readings.of(list(book.values))
         assert len(found) == len(book.values)
         assert [len(some) for some in book.asked] == [AT_ONCE] * 3 + [1]
+
+    await with_readings(book, use)
+
+
+async def test_what_was_read_first_is_forgotten_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pmoves_mesh.agent.resources.readings._KEPT_MAX", 2)
+    book = Book({"alpha": 1, "beta": 2, "gamma": 3})
+
+    async def use(readings: Readings[int], _: SteppedClock) -> None:
+        for node in book.values:
+            await readings.of([node])
+        assert (await readings.of(["beta", "gamma"])).keys() == {"beta", "gamma"}
+        assert len(book.asked) == 3
+        await readings.of(["alpha"])
+        assert book.asked[-1] == ["alpha"]
 
     await with_readings(book, use)
 

@@ -23,8 +23,9 @@ from pmoves_mesh.core.resources import GPUS_MAX, TEXT_LENGTH_MAX, Gpu, gigabytes
 
 _log: Final = structlog.get_logger(__name__)
 
-_SIGNS: Final = ("proc/driver/nvidia/version", "dev/nvidiactl", "dev/dxg")
-"""What is there only with the driver; the last one is Windows' own, where this is a Linux inside it."""
+_WINDOWS: Final = "usr/lib/wsl/lib/libnvidia-ml.so.1"
+_SIGNS: Final = ("proc/driver/nvidia/version", "dev/nvidiactl", _WINDOWS)
+"""What is there only with the driver; the last one with that of Windows, for a Linux inside it."""
 
 _T = TypeVar("_T")
 
@@ -45,7 +46,11 @@ class Nvidia:
         if not _has_driver(root):
             return ()
         if (library := self._ready()) is None:
-            return _named_by_the_kernel(root)
+            named = _named_by_the_kernel(root)
+            if (named or (root / _WINDOWS).exists()) and not self._told:
+                _log.warning("NVIDIA GPUs are not read: pip install 'pmoves-mesh[nvidia]'")
+                self._told = True
+            return named
         return self._told_by(library, partial(_described, root=root))
 
     def loads(self, root: Path) -> Sequence[float]:
@@ -70,9 +75,6 @@ class Nvidia:
             try:
                 library = self._load_library()
             except ImportError:
-                if not self._told:
-                    _log.warning("NVIDIA GPUs are not read: pip install 'pmoves-mesh[nvidia]'")
-                self._told = True
                 return None
             library.nvmlInit()
             self._library = library
