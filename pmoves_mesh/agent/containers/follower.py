@@ -50,6 +50,8 @@ class Follower:
         self._heard_s = self._clock.monotonic_s()
         while True:
             problem = await self._follow()
+            if self._tally.followed:
+                self._heard_s = self._clock.monotonic_s()
             self._tally.engine_away(problem)
             await self._keeper.release_unseen(self._clock.monotonic_s() - self._heard_s)
             await self._clock.sleep(min(_AGAIN_FIRST_S * 2**self._attempts, _AGAIN_MAX_S))
@@ -95,9 +97,8 @@ class Follower:
                 for container in sorted(changed):
                     await self._ask(container)
             await self._keeper.settle()
-            self._heard_s = self._clock.monotonic_s()
             try:
-                async with asyncio.timeout(max(0.0, due_s - self._heard_s)):
+                async with asyncio.timeout(max(0.0, due_s - self._clock.monotonic_s())):
                     await self._wake.wait()
             except TimeoutError:
                 pass

@@ -45,7 +45,7 @@ class Keeper:
             tally: takes note of what goes wrong.
         """
         self.containers: Final[dict[str, Container]] = {}
-        self._networks: dict[str, Container] = {}
+        self._asked: dict[str, Wanted] = {}
         self._node = node
         self._registrations = registrations
         self._claims = claims
@@ -62,16 +62,20 @@ class Keeper:
             container: any container.
             network: the one in whose network it is; itself, but for one that shares another's.
         """
-        if NAME_LABEL in container.labels and container.serves:
-            self.containers[container.id] = container
-            self._networks[container.id] = network
-        else:
+        if NAME_LABEL not in container.labels or not container.serves:
             self.miss(container.id)
+            return
+        self.containers[container.id] = container
+        self._asked.pop(container.id, None)
+        try:
+            self._asked[container.id] = wanted_by(container, network, self._here)
+        except InvalidFieldError as error:
+            self._tally.complain(container, "label", str(error))
 
     def miss(self, container: str) -> None:
         """Takes note that there is no such container."""
         self.containers.pop(container, None)
-        self._networks.pop(container, None)
+        self._asked.pop(container, None)
         self._tally.content(container)
 
     def miss_all_but(self, containers: frozenset[str]) -> None:
@@ -131,13 +135,8 @@ class Keeper:
         """Returns what each container asks for; of two that ask for the same, who has it keeps it."""
         found: dict[Claim, tuple[Container, Wanted]] = {}
         placed = frozenset(self._places.values())
-        for container in sorted(self.containers.values(), key=lambda one: (one.id not in placed, one.id)):
-            network = self._networks[container.id]
-            try:
-                wanted = wanted_by(container, network, self._here)
-            except InvalidFieldError as error:
-                self._tally.complain(container, "label", str(error))
-                continue
+        for container_id in sorted(self._asked, key=lambda one: (one not in placed, one)):
+            container, wanted = self.containers[container_id], self._asked[container_id]
             claim = (wanted.service, wanted.id)
             first, _ = found.setdefault(claim, (container, wanted))
             if first is not container:

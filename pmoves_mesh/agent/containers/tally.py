@@ -48,6 +48,11 @@ class Tally:
             f"{_PREFIX}_container_engine_up", "1 while a container engine is followed.", registry=registry
         )
 
+    @property
+    def followed(self) -> bool:
+        """Whether an engine is followed, as far as was noted."""
+        return self._away is None
+
     def complain(self, container: Container, reason: Reason, problem: str) -> None:
         """Says and counts what is wrong with a container, once however often it starts again."""
         self._complaints[container.id] = f"{container.plain_name}: {problem}"
