@@ -245,7 +245,7 @@ def test_an_agent_that_no_longer_registers_containers_gives_them_up(client: Any,
         comes(agent, service)
         agent.register(other, port=1)
         agent.terminate()
-        agent._settings["PMOVES_CONTAINERS"] = "off"
+        agent.settings["PMOVES_CONTAINERS"] = "off"
         agent.restart()
         goes(agent, service)
         assert instances(agent, other)
