@@ -80,7 +80,12 @@ SETTINGS: Final = (
         "`1` lets programs of this host register checks that run a command, as the agent's user",
     ),
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
-    Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
+    Setting(
+        "PMOVES_ADVERTISE_HOST",
+        "",
+        "address that others are told to reach this node at; if unset, Tailscale's, else that of its route "
+        "to NATS",
+    ),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
     Setting("PMOVES_TLS_DIR", "tls", "where the mesh's CA and certificates are"),
     Setting("MESH_PASSPHRASE", "", "passphrase of the CA's key, where it is encrypted"),
