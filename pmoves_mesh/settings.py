@@ -86,7 +86,12 @@ SETTINGS: Final = (
         "Docker's or Podman's",
     ),
     Setting("ANNOUNCE_SEC", "15", "seconds between announcements, 1 to 3600"),
-    Setting("PMOVES_ADVERTISE_HOST", "", "address that others are told to reach this node at"),
+    Setting(
+        "PMOVES_ADVERTISE_HOST",
+        "",
+        "address that others are told to reach this node at; if unset, Tailscale's, else that of its route "
+        "to NATS",
+    ),
     Setting("PMOVES_DATA_DIR", "data", "where this node keeps its database, identity and NATS data"),
     Setting(
         "PMOVES_HOST_ROOT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pmoves_mesh.agent.liveness.reachability import tried_by
+from pmoves_mesh.agent.liveness.reachability import Ring
 
 
 def mesh_of(count: int) -> dict[str, str]:
@@ -15,28 +15,28 @@ def mesh_of(count: int) -> dict[str, str]:
 def test_every_node_is_tried_by_two_others_or_by_all_there_are(count: int):
     hosts = mesh_of(count)
     for node in hosts:
-        trying = tried_by(node, hosts)
+        trying = Ring(hosts).tried_by(node)
         assert len(set(trying)) == min(2, count - 1)
         assert node not in trying
 
 
 def test_no_node_has_to_try_more_than_two_where_each_is_on_a_host_of_its_own():
     hosts = mesh_of(50)
-    tries = [name for node in hosts for name in tried_by(node, hosts)]
+    tries = [name for node in hosts for name in Ring(hosts).tried_by(node)]
     assert {tries.count(name) for name in hosts} == {2}
 
 
 def test_the_order_in_which_nodes_are_known_does_not_matter():
     hosts = mesh_of(20)
-    assert tried_by("node-7", hosts) == tried_by("node-7", dict(reversed(hosts.items())))
+    assert Ring(hosts).tried_by("node-7") == Ring(dict(reversed(hosts.items()))).tried_by("node-7")
 
 
 def test_a_node_on_the_same_host_tries_only_where_there_is_no_other():
     together = {"alpha": "10.0.0.1", "beta": "10.0.0.1"}
-    assert tried_by("alpha", together) == ("beta",)
+    assert Ring(together).tried_by("alpha") == ("beta",)
     for other in ("gamma", "delta", "epsilon"):
-        assert tried_by("alpha", {**together, other: "10.0.0.2"})[0] == other
+        assert Ring({**together, other: "10.0.0.2"}).tried_by("alpha")[0] == other
 
 
 def test_a_node_that_is_alone_is_tried_by_nobody():
-    assert tried_by("alpha", {"alpha": "10.0.0.1"}) == ()
+    assert Ring({"alpha": "10.0.0.1"}).tried_by("alpha") == ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final
@@ -38,24 +38,35 @@ _LOOKED_THROUGH_MAX: Final = 8
 
 _PORTS_MAX: Final = 3
 _KNOCK_S: Final = 2.0
+_INTERVAL_S_MAX: Final = 30.0
 
 Knock = Callable[[NodeEntry], Awaitable[str]]
 """Returns why a node's address is not reached from here; nothing if it is."""
 
 
-def tried_by(node: str, hosts: Mapping[str, str]) -> tuple[str, ...]:
-    """Returns which nodes try to reach one: the next on the ring, and of those rather ones on other hosts.
+class Ring:
+    """The order in which nodes stand, by a hash of their names, so that all agents see nearly the same.
 
     Args:
-        node: who is to be reached.
-        hosts: the announced address of each node that lives, by its name; all agents see nearly the same.
+        hosts: the announced address of each node that lives, by its name.
     """
-    ring = sorted(hosts, key=lambda name: blake2b(name.encode(), digest_size=8).digest())
-    at = ring.index(node) if node in hosts else 0
-    following = [name for name in (*ring[at + 1 :], *ring[:at]) if name != node][:_LOOKED_THROUGH_MAX]
-    # A node on the same host would reach it there, whatever the others do.
-    following.sort(key=lambda name: hosts[name] == hosts.get(node))
-    return tuple(following[:_TRIED_BY])
+
+    def __init__(self, hosts: Mapping[str, str]) -> None:
+        self._hosts = hosts
+        self._names = sorted(hosts, key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+        self._places = {name: place for place, name in enumerate(self._names)}
+
+    def tried_by(self, node: str) -> tuple[str, ...]:
+        """Returns which nodes try to reach one: the next on the ring, and rather ones on other hosts."""
+        place = self._places.get(node)
+        if place is None:
+            return ()
+        count = len(self._names)
+        steps = range(1, min(count, _LOOKED_THROUGH_MAX + 1))
+        following = [self._names[(place + step) % count] for step in steps]
+        # A node on the same host would reach it there, whatever the others do.
+        following.sort(key=lambda name: self._hosts[name] == self._hosts[node])
+        return tuple(following[:_TRIED_BY])
 
 
 class Reachability:
@@ -87,8 +98,9 @@ class Reachability:
             if problem
         ]
 
-    def looping(self, interval_s: float) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Returns a loop that tries and listens for ever, with so many seconds between."""
+    def looping(self, announce_s: float) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Returns a loop that tries and listens for ever, as often as nodes announce themselves, or more."""
+        interval_s = min(announce_s, _INTERVAL_S_MAX)
 
         async def run() -> None:
             while True:
@@ -104,7 +116,10 @@ class Reachability:
     async def look(self) -> None:
         """Tries each node whose turn it is; that one is not reached is believed when it is so twice."""
         hosts = self._hosts()
-        nodes = [self._replica.registry.nodes[name] for name in hosts if self._tries(name, hosts)][:LOOKS_MAX]
+        alone = is_loopback(hosts.get(self._node, ""))
+        # Of nodes that are all on loopback nothing need be found out: they are on one machine.
+        names = [name for name in self._turns(hosts) if not (alone and is_loopback(hosts[name]))][:LOOKS_MAX]
+        nodes = [self._replica.registry.nodes[name] for name in names]
         problems = await asyncio.gather(*map(self._knock, nodes))
         found: dict[str, Look] = {}
         for node, problem in zip(nodes, problems, strict=True):
@@ -121,7 +136,7 @@ class Reachability:
         """
         hosts = self._hosts()
         told: dict[str, str] = {}
-        for name in tried_by(self._node, hosts) if self._node in hosts else ():
+        for name in Ring(hosts).tried_by(self._node):
             look = await self._look_of(name)
             if look is None or look.host != hosts[self._node]:
                 continue  # it has not tried yet, or another address
@@ -140,11 +155,9 @@ class Reachability:
             if node.status == "alive" and node.latest.incarnation > 0 and node.announced is not None
         }
 
-    def _tries(self, name: str, hosts: Mapping[str, str]) -> bool:
-        if name == self._node or self._node not in tried_by(name, hosts):
-            return False
-        # Of nodes that are all on loopback nothing need be found out: they are on one machine.
-        return not (is_loopback(hosts[name]) and is_loopback(hosts.get(self._node, "")))
+    def _turns(self, hosts: Mapping[str, str]) -> Iterator[str]:
+        ring = Ring(hosts)
+        return (name for name in hosts if self._node in ring.tried_by(name))
 
     async def _look_of(self, name: str) -> Look | None:
         entry = await self._leases.get(name)
