@@ -221,6 +221,7 @@ def test_what_ended_while_the_engine_was_away_is_gone_when_it_returns(
             relay.cut()
             eventually(lambda: bool(agent.logged("containers are not followed")), "it is missed")
         with running(client, labels=labelled(new)):
+            assert "containers are not followed" in str(agent.registry["warnings"])
             assert instances(agent, gone)
             assert instances(agent, before)
             relay.join()
