@@ -16,7 +16,7 @@ import uvloop
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.agent import serve
-from pmoves_mesh.agent.service_manager import ServiceManager
+from pmoves_mesh.agent.systemd import ServiceManager
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import MeshError
