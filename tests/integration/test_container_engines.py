@@ -39,11 +39,18 @@ class StubEngine:
         self.asked = 0
         self._events: list[asyncio.Queue[bytes]] = []
 
-    def put(self, name: str = "web", status: str = "running", health: str = "", **labels: str) -> None:
+    def put(
+        self, name: str = "web", status: str = "running", health: str = "", pid: int = 0, **labels: str
+    ) -> None:
         self.containers[ID] = {
             "Id": ID,
             "Name": name,
-            "State": {"Status": status, "Running": status != "exited", "Health": {"Status": health}},
+            "State": {
+                "Status": status,
+                "Running": status != "exited",
+                "Pid": pid,
+                "Health": {"Status": health},
+            },
             "Config": {"Image": "web:1", "Labels": {"pmoves.mesh.name": "web", **labels}},
             "HostConfig": {"NetworkMode": "slirp4netns"},
             "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}},
@@ -264,6 +271,24 @@ async def test_what_nobody_knows_of_leaves_after_its_time_and_what_is_known_to_b
 
         await eventually(long_after, "an hour passes")
         assert here.found == {"web": (8080, "healthy")}
+
+
+async def test_what_ended_with_its_engine_leaves_at_once_and_what_runs_on_without_it_stays(tmp_path: Path):
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    async with following(tmp_path) as here:
+        async with here.engine.listening():
+            here.engine.put(pid=process.pid)
+            await here.becomes({"web": (8080, "healthy")})
+        begin_s = here.clock.slept_s
+
+        async def asked_again() -> bool:
+            return here.clock.slept_s > begin_s + 60
+
+        await eventually(asked_again, "the engine is asked again")
+        assert here.found == {"web": (8080, "healthy")}
+        process.kill()
+        await process.wait()
+        await here.becomes({})
 
 
 async def test_a_list_that_was_damaged_is_made_up_from_what_the_records_say(tmp_path: Path):

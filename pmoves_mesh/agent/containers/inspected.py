@@ -44,10 +44,11 @@ class Health(Struct, frozen=True, rename="pascal"):
 
 
 class State(Struct, frozen=True, rename="pascal"):
-    """Whether a container runs, and how."""
+    """Whether a container runs, and how; `pid` is that of its first process, on the host."""
 
     running: bool = False
     status: str = ""
+    pid: int = 0
     health: Health | None = None
 
 

@@ -13,6 +13,7 @@ import structlog
 from pmoves_mesh.agent.containers.claims import Claim, Claims, is_marked
 from pmoves_mesh.agent.containers.inspected import Container, judge
 from pmoves_mesh.agent.containers.labels import NAME_LABEL, Here, Wanted, is_as_wanted, wanted_by
+from pmoves_mesh.agent.containers.processes import is_alive
 from pmoves_mesh.agent.containers.tally import Tally
 from pmoves_mesh.agent.registrations import Held, Registrations
 from pmoves_mesh.core.check import DockerCheck
@@ -46,6 +47,7 @@ class Keeper:
         """
         self.containers: Final[dict[str, Container]] = {}
         self._asked: dict[str, Wanted] = {}
+        self._processes: dict[str, int] = {}
         self._node = node
         self._registrations = registrations
         self._claims = claims
@@ -67,6 +69,9 @@ class Keeper:
             return
         self.containers[container.id] = container
         self._asked.pop(container.id, None)
+        self._processes.pop(container.id, None)
+        if is_alive(container.state.pid):  # else this agent has process ids of its own
+            self._processes[container.id] = container.state.pid
         try:
             self._asked[container.id] = wanted_by(container, network, self._here)
         except InvalidFieldError as error:
@@ -76,6 +81,7 @@ class Keeper:
         """Takes note that there is no such container."""
         self.containers.pop(container, None)
         self._asked.pop(container, None)
+        self._processes.pop(container, None)
         self._tally.content(container)
 
     def miss_all_but(self, containers: frozenset[str]) -> None:
@@ -117,11 +123,15 @@ class Keeper:
         await self._release(self._claims.held)
 
     async def release_unseen(self, away_s: float) -> None:
-        """Deregisters those of which nobody knows how they are, after what a lost node's have.
+        """Deregisters those that ended without their engine, and in time those that may have.
 
         Args:
             away_s: seconds since the engine was last heard.
         """
+        for container, pid in tuple(self._processes.items()):
+            if not is_alive(pid):
+                self.miss(container)
+        ended = {claim for claim, container in self._places.items() if container not in self.containers}
         overdue = {
             claim
             for claim in self._claims.held
@@ -129,7 +139,7 @@ class Keeper:
             and held.record.health_status != "healthy"
             and held.record.deregister_after <= away_s
         }
-        await self._release(frozenset(overdue))
+        await self._release(frozenset(ended | overdue))
 
     def _wanted(self) -> dict[Claim, tuple[Container, Wanted]]:
         """Returns what each container asks for; of two that ask for the same, who has it keeps it."""

@@ -32,6 +32,7 @@ class Tally:
         """
         self._complaints: dict[str, str] = {}
         self._said: dict[str, str] = {}
+        self._met = False
         self._away: EngineAwayError | None = EngineAwayError("not asked yet", absent=True)
         self._refused = Counter(
             f"{_PREFIX}_containers_refused",
@@ -84,21 +85,23 @@ class Tally:
     def engine_here(self, labelled: int) -> None:
         """Takes note that an engine is followed, and of how many of its containers are labelled."""
         self._engine.set(1)
+        self._met = True
         if self._away is not None:
             self._away = None
             _log.info("containers are followed", labelled=labelled)
 
     def engine_away(self, problem: EngineAwayError) -> None:
-        """Takes note that none is, and says why if that is news; that there is none is no fault."""
+        """Takes note that none is, and says why if that is news; that there never was one is no fault."""
         self._engine.set(0)
         if str(problem) == str(self._away):
             return
         self._away = problem
-        say = _log.info if problem.absent else _log.warning
+        say = _log.info if problem.absent and not self._met else _log.warning
         say("containers are not followed", detail=str(problem))
 
     def warnings(self) -> list[str]:
         """Returns what an operator should know, the first few of it."""
         away = self._away
-        engine = [] if away is None or away.absent else [f"containers are not followed: {away}"]
+        excused = away is None or (away.absent and not self._met)
+        engine = [] if excused else [f"containers are not followed: {away}"]
         return engine + [f"a container: {text}" for text in [*self._complaints.values()][:_SHOWN_MAX]]
