@@ -7,22 +7,25 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from time import sleep
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.trusted import identity_files
 from pmoves_mesh.cli.check_agent import TIMEOUT_S, ask_agent
 from pmoves_mesh.cli.console import cell
-from pmoves_mesh.cli.findings import Check, Complaint, Host
+from pmoves_mesh.cli.findings import AgentState, Check, Complaint, Host
 from pmoves_mesh.cli.streams import shown_here
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.lease import unseal
 from pmoves_mesh.core.names import EVENTS, LEASES, bucket_stream
+from pmoves_mesh.core.query import instance_view, node_view
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.errors import ConfigError, LogError, PkiError, RemoteProtocolError
 from pmoves_mesh.log.survey import StreamFacts, Survey, survey
@@ -44,6 +47,7 @@ _SILENT_S: Final = 5.0
 """Servers that keep copies hear of one another every second."""
 
 _ALWAYS: Final = "set sync_interval: always in the jetstream block of its configuration"
+_UNASKED: Final = Complaint("warning", "not checked: NATS could not be asked", "see NATS and JetStream")
 _MAKER: Final = "start the agent of the host that runs the nats-server: it makes what is missing"
 
 
@@ -55,7 +59,17 @@ def survey_of(config: Config, clock: Clock) -> Survey:
         return Survey(problem=str(error), remedy=f"set {error.variable} anew")
 
 
-_UNASKED: Final = Complaint("warning", "not checked: NATS could not be asked", "see NATS and JetStream")
+def told_by_the_stream(config: Config, agent: AgentState) -> AgentState:
+    """Returns an agent's state with the nodes and services that the stream gives, where that can be read."""
+    from pmoves_mesh.agent.rebuild import replayed  # noqa: PLC0415 - it takes long to import
+
+    try:
+        registry = replayed(config)
+    except (LogError, PkiError):
+        return agent  # said of NATS, or of the identity
+    nodes = [msgspec.to_builtins(node_view(node)) for node in registry.nodes.values()]
+    listed = [instance_view(registry, entry) for entry in registry.entries() if registry.is_listed(entry)]
+    return replace(agent, nodes=nodes, services=list(map(msgspec.to_builtins, listed)))
 
 
 def _jetstream(host: Host) -> Iterator[Complaint]:

@@ -78,6 +78,9 @@ def examine() -> list[Finding]:
     asking = Errand(lambda: check_agent.ask_agent(config))
     agent = asking.result(give_up_s - clock.monotonic_s()) or check_agent.silent(config)
     nats = surveying.result(give_up_s - clock.monotonic_s()) or _NOT_SAID
+    if not agent.alive and nats.asked and not nats.problem:
+        replaying = Errand(lambda: check_stream.told_by_the_stream(config, agent))
+        agent = replaying.result(give_up_s - clock.monotonic_s()) or agent
     host = Host(config=config, now_ms=clock.now_ms(), agent=agent, nats=nats)
     settings = Finding("settings", "ok", f"node {config.node} of mesh {config.mesh}", "")
     return [*run_checks(host, CHECKS), settings]
