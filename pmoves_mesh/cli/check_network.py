@@ -189,7 +189,7 @@ async def _all(
                 group.create_task(work())
     except TimeoutError:
         what = f"{len(things) - done} of {len(things)} were not tried: {ALL_S:g} s were not enough"
-        found.append(Complaint("warning", what, "see to the others, then run it again"))
+        found.insert(0, Complaint("warning", what, "see to the others, then run it again"))
     return found
 
 
