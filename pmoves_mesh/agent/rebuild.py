@@ -13,6 +13,7 @@ from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.comparison import Difference, Mark, compare, marks_in, shown_of
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
@@ -78,6 +79,25 @@ def check(config: Config, shown: Callable[[], Mapping[str, Mark] | None]) -> Che
         PkiError: if the mesh's CA is not known here.
     """
     return asyncio.run(_check(config, shown))
+
+
+def replayed(config: Config) -> Registry:
+    """Returns the registry as stream and bucket give it, verified, where no replica can be asked.
+
+    Raises:
+        LogError: if the log cannot be reached or read.
+        PkiError: if the mesh's CA is not known here.
+    """
+    return asyncio.run(_replayed(config))
+
+
+async def _replayed(config: Config) -> Registry:
+    async with _mesh(config) as mesh:
+        await mesh.verifier.learn_roots(mesh.bucket)
+        await mesh.verifier.admit_all()
+        examined = await examine(mesh.bucket, mesh.verifier)
+        _, ledger = await expected(mesh.log, mesh.verifier, examined.held)
+        return ledger.registry
 
 
 async def _check(config: Config, shown: Callable[[], Mapping[str, Mark] | None]) -> Checked:

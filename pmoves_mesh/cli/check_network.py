@@ -66,8 +66,8 @@ def _taken(host: str, port: int, kind: socket.SocketKind) -> str:
 
 def _peers(host: Host) -> Iterator[Complaint]:
     """The address of each node that lives leads from here to a host that answers."""
-    if not host.agent.alive:
-        yield Complaint("warning", "not checked: no agent tells who they are", "pmoves-mesh up")
+    if not host.agent.alive and not host.agent.nodes:
+        yield Complaint("warning", "not checked: neither agent nor NATS tells who they are", "pmoves-mesh up")
         return
     own = host.config.node
     others = [one for one in host.agent.nodes if one.get("status") == "alive" and one.get("name") != own]
@@ -112,8 +112,8 @@ async def _try_node(node: _Thing) -> Complaint | None:
 
 def _health(host: Host) -> Iterator[Complaint]:
     """The health URL of each service of a node that lives answers from here too."""
-    if not host.agent.alive:
-        yield Complaint("warning", "not checked: no agent tells where they are", "pmoves-mesh up")
+    if not host.agent.alive and not host.agent.nodes:
+        yield Complaint("warning", "not checked: neither agent nor NATS tells of any", "pmoves-mesh up")
         return
     asked = [one for one in host.agent.services if one.get("health_url") and _is_expected(one)]
     own_hosts = {str(one.get("host")) for one in host.agent.nodes if one.get("name") == host.config.node}
@@ -189,7 +189,7 @@ async def _all(
                 group.create_task(work())
     except TimeoutError:
         what = f"{len(things) - done} of {len(things)} were not tried: {ALL_S:g} s were not enough"
-        found.append(Complaint("warning", what, "see to the others, then run it again"))
+        found.insert(0, Complaint("warning", what, "see to the others, then run it again"))
     return found
 
 

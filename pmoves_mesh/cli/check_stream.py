@@ -1,4 +1,4 @@
-"""What `doctor` asks of NATS: the stream and its buckets, the server's time, and what this node has there."""
+"""What `doctor` asks of NATS: its stream and buckets, how safe they are there, and the server's time."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from time import sleep
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from pmoves_mesh.agent.link import nats_settings
-from pmoves_mesh.agent.trust.trusted import identity_files
-from pmoves_mesh.cli.check_agent import TIMEOUT_S, ask_agent
-from pmoves_mesh.cli.console import cell
 from pmoves_mesh.cli.findings import Check, Complaint, Host
-from pmoves_mesh.cli.streams import shown_here
-from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
-from pmoves_mesh.core.lease import unseal
-from pmoves_mesh.core.names import EVENTS, LEASES, bucket_stream
-from pmoves_mesh.core.trust import Trust
-from pmoves_mesh.errors import ConfigError, LogError, PkiError, RemoteProtocolError
+from pmoves_mesh.core.names import LEASES, bucket_stream
+from pmoves_mesh.errors import ConfigError
 from pmoves_mesh.log.survey import StreamFacts, Survey, survey
-from pmoves_mesh.pki import keystore
-from pmoves_mesh.pki.files import read_certificates
 from pmoves_mesh.ports import Clock
 
 MONITORING_PORTS: Final = (8222, 9223)
@@ -36,15 +24,14 @@ MONITORING_PORTS: Final = (8222, 9223)
 _MONITORING_S: Final = 1.0
 _SKEW_WARNING_S: Final = 1.0
 _SKEW_ALARM_S: Final = 30.0
-_CATCH_UP_S: Final = 3.0
-_POLL_S: Final = 0.2
 _CLUSTERED: Final = 3
 _NANO: Final = 10**9
 _SILENT_S: Final = 5.0
 """Servers that keep copies hear of one another every second."""
 
 _ALWAYS: Final = "set sync_interval: always in the jetstream block of its configuration"
-_MAKER: Final = "start the agent of the host that runs the nats-server: it makes what is missing"
+UNASKED: Final = Complaint("warning", "not checked: NATS could not be asked", "see NATS and JetStream")
+MAKER: Final = "start the agent of the host that runs the nats-server: it makes what is missing"
 
 
 def survey_of(config: Config, clock: Clock) -> Survey:
@@ -53,9 +40,6 @@ def survey_of(config: Config, clock: Clock) -> Survey:
         return asyncio.run(survey(nats_settings(config), config.mesh, config.node, clock))
     except ConfigError as error:
         return Survey(problem=str(error), remedy=f"set {error.variable} anew")
-
-
-_UNASKED: Final = Complaint("warning", "not checked: NATS could not be asked", "see NATS and JetStream")
 
 
 def _jetstream(host: Host) -> Iterator[Complaint]:
@@ -67,13 +51,13 @@ def _jetstream(host: Host) -> Iterator[Complaint]:
         return
     for name, facts in found.streams.items():
         if facts is None:
-            yield Complaint("alarm", f"stream {name} is missing", _MAKER)
+            yield Complaint("alarm", f"stream {name} is missing", MAKER)
 
 
 def _durability(host: Host) -> Iterator[Complaint]:
     """What is acknowledged is on the disk, and on as many servers as there should be."""
     if not host.nats.asked:
-        yield _UNASKED
+        yield UNASKED
         return
     for name, facts in host.nats.streams.items():
         if facts is not None and name != bucket_stream(LEASES):
@@ -168,7 +152,7 @@ def _clock(host: Host) -> Iterator[Complaint]:
     """This host's clock agrees with the server's, by the time that JetStream puts into its answers."""
     ahead_s = host.nats.ahead_s
     if ahead_s is None:
-        yield _UNASKED
+        yield UNASKED
         return
     off_s = abs(ahead_s)
     if off_s - host.nats.unsure_s >= _SKEW_WARNING_S:
@@ -180,108 +164,8 @@ def _clock(host: Host) -> Iterator[Complaint]:
         )
 
 
-def _lease(host: Host) -> Iterator[Complaint]:
-    """This node holds its own lease: the others take it for alive."""
-    value, node = host.nats.lease, host.config.node
-    if value is None:
-        yield _UNASKED
-    elif not value:
-        remedy = f"see {host.config.data_dir / 'agent.log'}" if host.agent.alive else "pmoves-mesh up"
-        yield Complaint(
-            "alarm" if host.agent.alive else "warning",
-            f"node {node} holds no lease: the others take it for lost",
-            remedy,
-        )
-    else:
-        yield from _held(host, value)
-
-
-def _held(host: Host, value: bytes) -> Iterator[Complaint]:
-    config = host.config
-    own = "give each host its own name and identity: set MESH_HOSTNAME, then pmoves-mesh join TOKEN"
-    try:
-        trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
-        for certificate in read_certificates(identity_files(config)[0]):
-            trust.admit(certificate.public_bytes(Encoding.DER))
-        lease = unseal(value, config.node, trust, host.now_ms)
-    except RemoteProtocolError as error:
-        yield Complaint("alarm", f"the lease of node {config.node} is not this host's: {error}", own)
-    except PkiError as error:
-        yield Complaint("warning", f"not checked: {error}", "see identity")
-    else:
-        if not host.agent.alive:
-            yield Complaint(
-                "warning",
-                f"an agent on {lease.host} holds the lease of node {config.node}, and none answers here",
-                f"if that is another host, {own}",
-            )
-
-
-def _lag(host: Host) -> Iterator[Complaint]:
-    """The agent has taken in all that the stream held when it was asked."""
-    events = host.nats.streams.get(EVENTS)
-    if events is None or not host.agent.alive:
-        what = "NATS could not be asked" if host.agent.alive else "no agent answers"
-        yield Complaint("warning", f"not checked: {what}", "see NATS and agent")
-        return
-    last, agent, clock = events.state.last_seq, host.agent, SystemClock()
-    give_up_s = clock.monotonic_s() + _CATCH_UP_S
-    while (behind := last - _position(agent.registry)) > 0 and clock.monotonic_s() < give_up_s:
-        sleep(_POLL_S)
-        agent = ask_agent(host.config)
-    if behind > 0:
-        yield Complaint(
-            "alarm",
-            f"the agent is {behind} events behind the stream, and did not catch up in {_CATCH_UP_S:g} s",
-            f"see {host.config.data_dir / 'agent.log'}; if it goes on: pmoves-mesh down, then pmoves-mesh up",
-        )
-
-
-def _applications(host: Host) -> Iterator[Complaint]:
-    """What applications tell is kept, by this mesh's streams or those of another making."""
-    for one in host.nats.applications:
-        if not one.stream:
-            yield Complaint("warning", f"no stream keeps what is told on {one.subject}", _MAKER)
-        elif not one.ours:
-            yield Complaint("ok", f"{one.subject} is kept by stream {one.stream}, of another making", "")
-    if not host.nats.applications:
-        yield _UNASKED
-
-
-def _position(registry: Any) -> int:
-    position = (registry or {}).get("position")
-    return position if isinstance(position, int) else 0
-
-
-def _agreement(host: Host) -> Iterator[Complaint]:
-    """The bucket says what the stream gives, and so does the agent."""
-    from pmoves_mesh.agent.rebuild import check  # noqa: PLC0415 - it takes long to import
-
-    if host.nats.problem or None in host.nats.streams.values() or not host.nats.streams:
-        yield _UNASKED
-        return
-    try:
-        alive = host.agent.alive
-        checked = check(host.config, lambda: shown_here(host.config, TIMEOUT_S) if alive else None)
-    except (LogError, PkiError) as error:
-        yield Complaint("warning", f"not checked: {error}", "see NATS and identity")
-        return
-    if checked.differences:
-        first, count = checked.differences[0], len(checked.differences)
-        yield Complaint(
-            "alarm",
-            f"{cell(first.key)} is {first.problem} in the {first.place}"
-            f"{f', and {count - 1} more differ' if count > 1 else ''}",
-            f"wait PMOVES_RECONCILE_S ({host.config.reconcile_s} s), or now: pmoves-mesh bucket rebuild",
-        )
-
-
 CHECKS: Final = (
     Check("JetStream", _jetstream, "there, with the mesh's stream and buckets"),
     Check("durability", _durability, "what is acknowledged is on the disk"),
     Check("clock", _clock, "agrees with the NATS server's"),
-    Check("lease", _lease, "held by this node"),
-    Check("replica", _lag, "the agent holds what the stream does"),
-    Check("events", _applications, "what applications tell is kept"),
-    Check("agreement", _agreement, "stream, bucket and agent say the same"),
 )

@@ -9,7 +9,15 @@ from typing import Final, NoReturn
 
 import click
 
-from pmoves_mesh.cli import check_agent, check_files, check_firewall, check_network, check_stream, check_tls
+from pmoves_mesh.cli import (
+    check_agent,
+    check_files,
+    check_firewall,
+    check_membership,
+    check_network,
+    check_stream,
+    check_tls,
+)
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import cell, example, print_json
 from pmoves_mesh.cli.findings import WITHIN_S, Check, Errand, Finding, Host, run_checks
@@ -22,6 +30,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *check_files.CHECKS,
     *check_agent.CHECKS,
     *check_stream.CHECKS,
+    *check_membership.CHECKS,
     *check_tls.CHECKS,
     *check_network.CHECKS,
     *check_firewall.CHECKS,
@@ -78,6 +87,9 @@ def examine() -> list[Finding]:
     asking = Errand(lambda: check_agent.ask_agent(config))
     agent = asking.result(give_up_s - clock.monotonic_s()) or check_agent.silent(config)
     nats = surveying.result(give_up_s - clock.monotonic_s()) or _NOT_SAID
+    if not agent.alive and nats.asked and not nats.problem:
+        replaying = Errand(lambda: check_membership.told_by_the_stream(config, agent))
+        agent = replaying.result(give_up_s - clock.monotonic_s()) or agent
     host = Host(config=config, now_ms=clock.now_ms(), agent=agent, nats=nats)
     settings = Finding("settings", "ok", f"node {config.node} of mesh {config.mesh}", "")
     return [*run_checks(host, CHECKS), settings]

@@ -101,6 +101,13 @@ def test_a_setting_that_cannot_be_used_is_named_with_what_to_do(mesh: Mesh):
     assert found["remedy"].startswith("set PMOVES_LEASE_TTL_S anew")
 
 
+def test_without_an_agent_the_stream_tells_who_the_others_are(mesh: Mesh):
+    mesh.started("beta", PMOVES_ADVERTISE_HOST="beta.invalid")
+    report = doctor(idle(mesh))
+    report.complaint("peers", "alarm", "node beta cannot be reached at beta.invalid")
+    assert [line["severity"] for line in report.of("health URLs")] == ["ok"]
+
+
 # NATS and JetStream
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from nats_server import NatsServer
 
-from pmoves_mesh.cli import check_agent
+from pmoves_mesh.cli import check_agent, check_network
 from pmoves_mesh.cli.doctor import CHECKS as ALL_CHECKS
 from pmoves_mesh.cli.findings import AgentState, Check, Complaint, Finding, Host, run_checks
 from pmoves_mesh.cli.main import main
@@ -482,6 +482,24 @@ def test_of_many_complaints_the_last_counts_the_rest(patient: Patient):
     found = patient.examine("peers")
     assert len(found) == 21
     assert found[-1].what == "and 5 more like these"
+
+
+def test_services_that_never_answer_cost_no_more_than_the_time_there_is(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(check_network, "TRY_S", 0.2)
+    monkeypatch.setattr(check_network, "ALL_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/healthz"
+        one = {"name": "web", "node": "beta", "host": "127.0.0.1", "health_url": url, "node_status": "alive"}
+        patient.agent = replace(WELL, services=[{**one, "id": str(number)} for number in range(400)])
+        begin_s = SystemClock().monotonic_s()
+        found = patient.examine("health URLs")
+    assert SystemClock().monotonic_s() - begin_s < DEADLINE_S / 3
+    assert found[0].what.endswith("of 400 were not tried: 0.5 s were not enough")
+    assert found[1].what.endswith("no answer within 0.2 s")
+    assert found[-1].what.startswith("and ")
+    assert len(found) == check_network.COMPLAINTS_MAX + 1
 
 
 def test_what_takes_too_long_is_left_behind_and_said(patient: Patient):
