@@ -114,7 +114,7 @@ async def _as_it_comes(connection: Connection, subject: str) -> AsyncGenerator[H
     clock = SystemClock()
     async with aclosing(connection.subscribe_core(subject)) as messages:
         async for name, payload in messages:
-            yield Heard(subject=name, payload=payload, time_ms=clock.now_ms())
+            yield Heard(subject=name, payload=payload, time_ns=clock.now_ms() * 1_000_000)
 
 
 async def _from_streams(
@@ -171,5 +171,5 @@ def _json_text(payload: bytes) -> str | None:
 
 
 def _time(heard: Heard) -> str:
-    time = datetime.fromtimestamp(heard.time_ms / 1000, UTC)
+    time = datetime.fromtimestamp(heard.time_ns / 1e9, UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -36,14 +36,19 @@ class Delivery(NamedTuple):
     Attributes:
         position: the stream's sequence.
         serial: the consumer's own sequence, from 1.
-        time_ms: when the stream took the message, unix milliseconds.
+        time_ns: when the stream took the message, unix nanoseconds.
         pending: messages that the consumer still has to deliver after this one.
     """
 
     position: int
     serial: int
-    time_ms: int
+    time_ns: int
     pending: int
+
+    @property
+    def time_ms(self) -> int:
+        """The same in milliseconds, rounded down."""
+        return self.time_ns // 1_000_000
 
 
 def parse_reply(reply: str) -> Delivery:
@@ -62,7 +67,7 @@ def parse_reply(reply: str) -> Delivery:
         position, serial, nanoseconds, pending = map(int, tokens[5 + offset : 9 + offset])
     except ValueError:
         raise LogError(f"{reply[:128]!r} is not the reply subject of a JetStream message") from None
-    return Delivery(position, serial, nanoseconds // 1_000_000, pending)
+    return Delivery(position, serial, nanoseconds, pending)
 
 
 def to_log_message(message: Msg, delivery: Delivery) -> LogMessage:

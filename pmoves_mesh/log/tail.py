@@ -25,14 +25,14 @@ class Heard(Struct, frozen=True, kw_only=True):
     """A message, byte for byte as it was sent.
 
     Attributes:
-        time_ms: when the stream took it, or when it came, unix milliseconds.
+        time_ns: when the stream took it, or when it came, unix nanoseconds.
         stream: which keeps it; empty for one that was heard as it came.
         position: in that stream.
     """
 
     subject: str
     payload: bytes
-    time_ms: int
+    time_ns: int
     stream: str = ""
     position: int = 0
 
@@ -91,7 +91,7 @@ class _Source:
                 Heard(
                     subject=message.subject,
                     payload=message.data,
-                    time_ms=delivery.time_ms,
+                    time_ns=delivery.time_ns,
                     stream=self.stream,
                     position=delivery.position,
                 )
@@ -124,7 +124,7 @@ async def _past(sources: Sequence[_Source]) -> AsyncIterator[Heard]:
         ready = [source for source in sources if source.waiting]
         if not ready:
             return
-        yield min(ready, key=lambda source: source.waiting[0].time_ms).waiting.popleft()
+        yield min(ready, key=lambda source: source.waiting[0].time_ns).waiting.popleft()
 
 
 async def _present(sources: Sequence[_Source]) -> AsyncGenerator[Heard, None]:
