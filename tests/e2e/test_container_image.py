@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import unique
+from engines import DOCKER_SOCKET, labelled, running, unique
 from hosts import ROOT, wait_until
 from images import AGENT, BASE, LOCK, base_problem, build_agent
-from nats_server import engine_problem
+from nats_server import build_image, engine_problem
 
 pytestmark = pytest.mark.timeout(180, func_only=True)  # not of making the images, which have limits too
 
@@ -159,6 +159,32 @@ def test_three_agents_on_a_network_find_each_others_services_and_one_that_is_cut
     jetson.container.reload()
     assert jetson.container.attrs["State"]["ExitCode"] == 0
     wait_until(lambda: hub.sees("jetson") == "left", "it says goodbye", 10)
+
+
+def test_an_agent_in_a_container_registers_the_others_of_its_host(client: Any):
+    build_image()
+    service, group = unique("beside"), DOCKER_SOCKET.stat().st_gid
+    agent = Contained(
+        client.containers.run(
+            AGENT,
+            detach=True,
+            read_only=True,
+            cap_drop=["ALL"],
+            group_add=[group],
+            volumes={str(DOCKER_SOCKET): {"bind": str(DOCKER_SOCKET), "mode": "rw"}},
+        )
+    )
+
+    def seen() -> list[str]:
+        found = agent.shows("services") or {"services": []}
+        return [one["health_status"] for one in found["services"] if one["name"] == service]
+
+    try:
+        with running(client, labels=labelled(service), ports={"4222": None}):
+            wait_until(lambda: seen() == ["healthy"], "it is registered", 30)
+        wait_until(lambda: not seen(), "it is gone", 15)
+    finally:
+        agent.container.remove(force=True, v=True)
 
 
 def test_an_agent_writes_to_its_volume_and_nowhere_else(contained: Callable[..., Contained]):
