@@ -16,6 +16,7 @@ from pmoves_mesh.cli import (
     check_membership,
     check_network,
     check_stream,
+    check_tailscale,
     check_tls,
 )
 from pmoves_mesh.cli.client import read_config
@@ -32,6 +33,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *check_stream.CHECKS,
     *check_membership.CHECKS,
     *check_tls.CHECKS,
+    *check_tailscale.CHECKS,
     *check_network.CHECKS,
     *check_firewall.CHECKS,
 )
