@@ -83,6 +83,12 @@ class Podman:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def problem(self) -> str:
+        """Returns why no container can be run here, which `podman info` does not find out; or nothing."""
+        words = ["podman", "run", "--rm", IMAGE, "--version"]
+        tried = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        return "" if tried.returncode == 0 else f"podman cannot run here: {tried.stderr.strip()[:200]}"
+
     @contextmanager
     def running(self, name: str, labels: Mapping[str, str]) -> Iterator[None]:
         """Runs a container of the nats-server; it is removed in the end."""

@@ -330,6 +330,8 @@ def podman(tmp_path: Path) -> Iterator[Podman]:
     if problem := podman_problem():
         pytest.skip(problem)
     with Podman(tmp_path / "podman.sock") as made:
+        if problem := made.problem():
+            pytest.skip(problem)
         yield made
 
 
