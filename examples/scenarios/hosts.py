@@ -37,7 +37,7 @@ class Host:
             name: its name in the mesh.
             settings: of its agent and its programs, beyond that.
         """
-        port = _free_port()
+        port = free_port()
         self.name: Final = name
         self.url: Final = f"http://127.0.0.1:{port}"
         self._folder = folder / name
@@ -71,11 +71,14 @@ class Host:
         return self._launch([str(_HERE / program), *arguments], Path(program).stem)
 
     def lose(self) -> None:
-        """Ends the agent and every program of it at once, as a power failure does."""
+        """Ends the agent, every program and a nats-server at once, as a power failure does."""
         for process in self._running:
             process.kill()
             process.wait()
         self._running.clear()
+        server = self._folder / "data" / "nats" / "nats-server.pid"
+        if server.exists():  # it outlives its agent, but no power failure
+            os.kill(int(server.read_text()), signal.SIGKILL)
 
     def __enter__(self) -> Self:
         self.start()
@@ -118,13 +121,16 @@ def hosts(settings: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Host]
 
     The agent of the first runs the nats-server for all.
     """
-    nats_port = os.environ.get("PMOVES_NATS_PORT") or str(_free_port())
+    nats_port = os.environ.get("PMOVES_NATS_PORT") or str(free_port())
     nats = {"PMOVES_NATS_PORT": nats_port}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pmoves-mesh-")))
         made: dict[str, Host] = {}
         for name, own in settings.items():
-            made[name] = stack.enter_context(Host(folder, name, **nats, **own))
+            says_where = any(
+                setting in own for setting in ("NATS_URL", "NATS_EXTERNAL_URL", "PMOVES_NATS_PORT")
+            )
+            made[name] = stack.enter_context(Host(folder, name, **({} if says_where else nats), **own))
             nats = {"NATS_URL": f"nats://127.0.0.1:{nats_port}"}
         yield made
 
@@ -138,6 +144,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
     sys.exit(f"after {PATIENCE_S:.0f} s it was not so that {what}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nothing listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

@@ -52,3 +52,11 @@ def test_a_job_goes_to_the_node_that_fits_it_best(tmp_path: Path):
         "the other is lost: big",
         "needs 48 GB: nobody",
     ]
+
+
+def test_a_jetson_that_works_alone_survives_losing_the_pc(tmp_path: Path):
+    assert played("transcription.py", tmp_path) == [
+        "both are there: the PC's recording is transcribed on the jetson",
+        "the PC is lost: the jetson finds its transcriber, which takes 2 recordings",
+        "the PC is back: it has all 3 transcripts",
+    ]
