@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 from pathlib import Path
 
 import machine
 from aiohttp import web
+from program import run
 
 from pmoves_mesh import Mesh
 
@@ -42,13 +41,5 @@ async def serve() -> None:
         await runner.cleanup()
 
 
-async def main() -> None:
-    """Ends in order on SIGTERM."""
-    serving = asyncio.ensure_future(serve())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(serve())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import sys
 
 from aiohttp import web
+from program import run
 from texts import WAYS
 
 from pmoves_mesh import Mesh
@@ -33,13 +32,5 @@ async def serve(kind: str) -> None:
         await runner.cleanup()
 
 
-async def main() -> None:
-    """Ends in order on SIGTERM."""
-    serving = asyncio.ensure_future(serve(sys.argv[1]))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(serve(sys.argv[1]))
