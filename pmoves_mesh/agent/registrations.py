@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,6 +45,8 @@ from pmoves_mesh.store.records import StoredRegistration
 
 _log: Final = structlog.get_logger(__name__)
 
+_SHOWN_S: Final = 5.0
+_LOOK_S: Final = 0.02
 _ACKNOWLEDGED_S: Final = 2.0
 _APPLIED_S: Final = 2.0
 
@@ -137,7 +139,19 @@ class Registrations:
         if held is None and len(self.held) >= INSTANCES_PER_NODE_MAX:
             raise CapacityError("instances on one node", INSTANCES_PER_NODE_MAX)
         future = await self.state(record, InstanceUpdated if held else InstanceRegistered, check=check)
-        return Receipt(instance=record, position=await self.settled(future, wait=wait))
+        position = await self.settled(future, wait=wait)
+        await self._shown(key)
+        return Receipt(instance=record, position=position)
+
+    async def _shown(self, key: InstanceKey) -> None:
+        """Waits until what is held is found here too: another run with this identity may contradict it.
+
+        It is stated again when this node's announcer hears of that.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SHOWN_S):
+                while key in self.held and self._replica.registry.entry(key) is None:
+                    await self._clock.sleep(_LOOK_S)
 
     def _check_allowed(self, service: str) -> None:
         """Checks that this node's certificate allows a service; elsewhere nobody would believe it."""

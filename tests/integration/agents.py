@@ -75,7 +75,7 @@ class AgentProcess:
         self.tls_dir = mesh_dir / "tls"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.url = ""
-        self._settings = {"NATS_URL": nats_url, **settings}
+        self.settings = {"NATS_URL": nats_url, **settings}
         self._log_path = self.directory / "agent.log"
         self._log_from = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,7 +98,7 @@ class AgentProcess:
             "PMOVES_DATA_DIR": str(self.data_dir),
             "PMOVES_TLS_DIR": str(self.tls_dir),
         }
-        return {**clean, **own, **self._settings}
+        return {**clean, **own, **self.settings}
 
     # Its life
 

@@ -42,15 +42,15 @@ class Report:
 
 def doctor(agent: AgentProcess, **settings: str) -> Report:
     """Runs doctor on a host, with more settings than its agent has, and checks what holds always."""
-    own = dict(agent._settings)
-    agent._settings |= settings
+    own = dict(agent.settings)
+    agent.settings |= settings
     try:
         begin_s = time.perf_counter()
         done = agent.run("doctor", "--json")
         took_s = time.perf_counter() - begin_s
     finally:
-        agent._settings.clear()
-        agent._settings |= own
+        agent.settings.clear()
+        agent.settings |= own
     assert "Traceback" not in done.stderr
     report = Report(done.returncode, tuple(json.loads(done.stdout)["findings"]))
     assert took_s < WITHIN_S

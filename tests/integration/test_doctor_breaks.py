@@ -384,7 +384,7 @@ class Relay:
 
 def test_a_port_that_is_taken_is_told_with_who_took_it(mesh: Mesh):
     host = idle(mesh)
-    with socket.create_server(("127.0.0.1", int(host._settings["SERVICE_REGISTRY_PORT"]))):
+    with socket.create_server(("127.0.0.1", int(host.settings["SERVICE_REGISTRY_PORT"]))):
         report = doctor(host)
     found = report.complaint("ports", "alarm", f"(pid {os.getpid()})")
     assert "set SERVICE_REGISTRY_PORT" in found["what"]

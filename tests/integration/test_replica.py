@@ -164,6 +164,28 @@ async def test_what_is_on_its_way_to_the_disk_is_not_stated_a_second_time(
     assert (await registering).body["service"]["revision"] == 1
 
 
+async def test_what_somebody_contradicts_meanwhile_is_answered_once_it_is_stated_again(
+    mesh: Served, monkeypatch: pytest.MonkeyPatch
+):
+    registrations, registry = mesh.registrations, mesh.replica.registry
+    settled, dropped = registrations.settled, asyncio.Event()
+
+    async def contradicted(future: asyncio.Future[int], *, wait: bool) -> int:
+        position = await settled(future, wait=wait)
+        for key in registrations.held:
+            registry.drop(key)  # as another run with this node's identity would have it
+        dropped.set()
+        return position
+
+    monkeypatch.setattr(registrations, "settled", contradicted)
+    registering = asyncio.create_task(mesh.register(name="rag", port=1))
+    async with asyncio.timeout(DEADLINE_S):
+        await dropped.wait()
+        (key,) = registrations.held
+        assert await registrations.restate(key)
+        assert (await registering).status == 200
+
+
 async def test_what_is_removed_while_other_services_are_stated_again_stays_removed(
     mesh: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
