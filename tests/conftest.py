@@ -18,11 +18,15 @@ WHOLE_HOSTS = {"cluster", "e2e"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file together where several processes run them, and so those of whole hosts."""
+    """Keeps the tests of a file together where several processes run them, and so those of whole hosts.
+
+    A file that names a group of its own keeps it.
+    """
     for item in items:
         place = item.path.relative_to(HERE)
         group = "hosts" if place.parts[0] in WHOLE_HOSTS else place.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ LOCK = ROOT / "deploy" / "locks" / "runtime.txt"
 BASE = "pmoves-mesh-test-base:bookworm"
 AGENT = "pmoves-mesh-test-agent:built"
 BASE_PYTHON = "3.11"
+MADE_S = 480
 MIRROR = "http://deb.debian.org/debian"
 
 
@@ -33,13 +34,18 @@ def base_problem(client: Any) -> str:
         return "debootstrap needs root"
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "root"
-        made = subprocess.run(
-            ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", root, MIRROR],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        words = ["--variant=minbase", "--include=python3,python3-venv", "bookworm", str(root), MIRROR]
+        try:
+            made = subprocess.run(
+                ["debootstrap", *words],
+                env={**os.environ, "DPKG_FORCE": "unsafe-io"},  # nothing of it has to survive a power failure
+                capture_output=True,
+                text=True,
+                timeout=MADE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"debootstrap has made no base image within {MADE_S} s"
         if made.returncode != 0:
             return f"debootstrap makes no base image: {made.stdout.strip().splitlines()[-1:]}"
         packed = Path(directory) / "base.tar"

@@ -76,7 +76,7 @@ class Custody:
             renewals.look()
 
         told = (link.rejoin, look) if self._access is None else (self._access.tell, link.rejoin, look)
-        roots = RootsKeeper(config, replica, told)
+        roots = RootsKeeper(config, replica, told, ground.clock)
         self.loops: Final = (*loops, renewals.run)
         self.joined_loops: Final = (*joined, roots.run)
 
