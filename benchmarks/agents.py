@@ -63,6 +63,12 @@ class Server:
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         seconds_until(self._answers)
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Ends it as a power failure would."""
         if self._process is not None:
@@ -154,14 +160,19 @@ class Agent:
 
     def status(self, path: str) -> int:
         """Returns the status of an answer; 0 if there is none."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
+        return status(self.port, path)
+
+
+def status(port: int, path: str) -> int:
+    """Returns the status that an agent answers with; 0 if it does not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
 
 
 @contextmanager
