@@ -123,6 +123,18 @@ def test_where_it_is_not_up_in_time_what_tailscale_remembers_of_it_is_said(
     assert said in capsys.readouterr().err
 
 
+def test_a_key_that_tailscale_repeats_is_not_shown(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    stub.says(status_text("NeedsLogin"))
+    stub.when_up(f"something new: {SECRET}", code=1)
+    monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
+    assert main(["tailscale", "setup", "--yes"]) == 1
+    printed = capsys.readouterr()
+    assert "something new: ***" in printed.err
+    assert SECRET not in printed.out + printed.err
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_it_while_it_joins_the_key_is_left_nowhere(
     stub: StubTailscale, tmp_path: Path, how: signal.Signals
