@@ -16,6 +16,7 @@ from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.config import Config, is_loopback
 from pmoves_mesh.tailscale.failures import TailscaleError
 from pmoves_mesh.tailscale.program import Tailscale, locate
+from pmoves_mesh.tailscale.state import TailscaleStatus
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -24,6 +25,9 @@ NATS: Final = "nats"
 
 _LOOPBACK: Final = "127.0.0.1"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+_STARTING: Final = frozenset({"NoState", "Starting"})
+_POLLS_MAX: Final = 20
+_POLL_S: Final = 0.25
 _LOOKUP_S: Final = 2.0
 _KNOCK_S: Final = 0.5
 
@@ -49,7 +53,7 @@ async def advertised(config: Config) -> Advertised:
     """
     addresses: dict[str, str] = {}
     if not _is_on_one_machine(config):
-        if config.tailscale.mode != "nats" and (found := await asyncio.to_thread(_tailscale_address)):
+        if config.tailscale.mode != "nats" and (found := await _tailscale_address()):
             addresses[TAILSCALE] = found
         if found := await _towards_nats(config):
             addresses.setdefault(NATS, found)
@@ -96,17 +100,31 @@ def _is_here(server: str) -> bool:
     return is_loopback(urlsplit(server).hostname or "")
 
 
-def _tailscale_address() -> str | None:
-    """Returns this host's address in its tailnet; None if it is in none, or Tailscale cannot be asked."""
+async def _tailscale_address() -> str | None:
+    """Returns this host's address in its tailnet; None if it is in none, or Tailscale cannot be asked.
+
+    After a boot the agent may be there before Tailscale is up, so that is waited for, 5 s at most.
+    """
+    status = await asyncio.to_thread(_tailscale_status)
+    for _ in range(_POLLS_MAX):
+        if status is None or status.backend_state not in _STARTING:
+            break
+        await asyncio.sleep(_POLL_S)
+        status = await asyncio.to_thread(_tailscale_status)
+    else:
+        _log.warning("tailscale_not_up", remedy="once it is up, start this agent anew")
+    if status is None or not status.running or status.myself is None:
+        return None
+    return status.myself.ipv4 or status.myself.ipv6
+
+
+def _tailscale_status() -> TailscaleStatus | None:
     try:
-        status = Tailscale(locate(os.environ), os.environ).status()
+        return Tailscale(locate(os.environ), os.environ).status()
     except TailscaleError as error:
         if error.kind != "not_installed":
             _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
         return None
-    if not status.running or status.myself is None:
-        return None
-    return status.myself.ipv4 or status.myself.ipv6
 
 
 async def _source_address(host: str, port: int) -> str | None:
