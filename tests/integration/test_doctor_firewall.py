@@ -319,4 +319,7 @@ def test_a_condition_that_is_not_understood_makes_no_alarm():
         ]
     }
     assert Ruleset(odd).fate(Packet(PORT, "100.64.0.1", "tailscale0")) == ("unknown", "ip filter INPUT")
+    drops = {"rule": {"family": "ip", "table": "filter", "chain": "INPUT", "expr": [{"drop": None}]}}
+    odd["nftables"].append(drops)
+    assert Ruleset(odd).fate(Packet(PORT, "100.64.0.1", "tailscale0")) == ("unknown", "ip filter INPUT")
     assert Ruleset({"nftables": []}).fate(Packet(PORT)) == ("accept", "")
