@@ -1,4 +1,4 @@
-"""What one odd container costs: itself. The engine is a small one of ours, which answers as it is told."""
+"""Containers of which an engine says something odd, or nothing at all: a small engine, which says what it is told."""
 
 from __future__ import annotations
 
@@ -145,4 +145,11 @@ async def test_what_was_seen_of_a_container_holds_while_nothing_is_told_of_it(fo
     following.engine.answers["one"] = answer
     following.engine.answers["three"] = lambda: web.json_response(told("three"))
     await following.until(lambda: "three" in following.keeper.containers)
+    assert following.engine.followed == 1
+
+
+async def test_a_container_that_ends_unheard_is_missed_when_all_are_asked_again(following: Following):
+    await following.until(lambda: following.keeper.containers.keys() == {"one", "two"})
+    del following.engine.answers["one"]
+    await following.until(lambda: following.keeper.containers.keys() == {"two"})
     assert following.engine.followed == 1
