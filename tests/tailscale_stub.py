@@ -123,4 +123,7 @@ class StubTailscale:
 
     def _write(self, stem: str, **texts: str) -> None:
         for suffix, text in texts.items():
-            (self.directory / f"{stem}.{suffix}").write_text(text)
+            # Whole at once, since the program may be reading it.
+            whole = self.directory / f"{stem}.{suffix}.new"
+            whole.write_text(text)
+            whole.replace(whole.with_suffix(""))

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import structlog
 
 from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.config import Config, is_loopback
+from pmoves_mesh.tailscale.comparison import is_tailscale
 from pmoves_mesh.tailscale.failures import TailscaleError
 from pmoves_mesh.tailscale.program import Tailscale, locate
 from pmoves_mesh.tailscale.state import TailscaleStatus
@@ -25,6 +27,10 @@ NATS: Final = "nats"
 
 _LOOPBACK: Final = "127.0.0.1"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+_INTERFACE: Final = Path("/sys/class/net/tailscale0")
+_MAGIC_DNS: Final = ("100.100.100.100", 53)
+"""The interface that Tailscale makes, and what is reached through it alone. Source: tailscale.com/kb/1381."""
+
 _STARTING: Final = frozenset({"NoState", "Starting"})
 _POLLS_MAX: Final = 20
 _POLL_S: Final = 0.25
@@ -105,6 +111,10 @@ async def _tailscale_address() -> str | None:
 
     After a boot the agent may be there before Tailscale is up, so that is waited for, 5 s at most.
     """
+    try:
+        locate(os.environ)
+    except TailscaleError:
+        return await _interface_address()
     status = await asyncio.to_thread(_tailscale_status)
     for _ in range(_POLLS_MAX):
         if status is None or status.backend_state not in _STARTING:
@@ -122,9 +132,14 @@ def _tailscale_status() -> TailscaleStatus | None:
     try:
         return Tailscale(locate(os.environ), os.environ).status()
     except TailscaleError as error:
-        if error.kind != "not_installed":
-            _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
+        _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
         return None
+
+
+async def _interface_address() -> str | None:
+    """Returns the address of Tailscale where its program is not: in a container on the host's network."""
+    found = await _source_address(*_MAGIC_DNS) if _INTERFACE.exists() else None
+    return found if found is not None and is_tailscale(found) else None
 
 
 async def _source_address(host: str, port: int) -> str | None:

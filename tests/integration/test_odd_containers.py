@@ -1,4 +1,4 @@
-"""Containers of which an engine says something odd, or nothing at all: a small engine, which says what it is told."""
+"""Containers of which an engine says something odd, or nothing at all: an engine as it is told to be."""
 
 from __future__ import annotations
 

@@ -34,10 +34,13 @@ def sent_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def source_address(host: str, port: int) -> str:
         del port
+        if host == "100.100.100.100":
+            return TAILSCALE_IP
         return LOOPBACK if host in {"localhost", LOOPBACK} else LAN_IP
 
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(address, "_source_address", source_address)
+    monkeypatch.setattr(address, "_INTERFACE", Path("/nowhere"))
     monkeypatch.setattr(address, "own_addresses", lambda: (LAN_IP,))
 
 
@@ -74,6 +77,17 @@ async def test_an_own_nats_beyond_loopback_is_reached_through_tailscale(
 async def test_a_tailnet_of_ipv6_alone_is_used_too(stub: StubTailscale, tmp_path: Path):
     stub.says(status_text(Self={"HostName": "a", "TailscaleIPs": ["fd7a:115c:a1e0::1"]}))
     assert await host_of(tmp_path, NATS_URL=NATS_OF_OTHERS) == "fd7a:115c:a1e0::1"
+
+
+async def test_in_a_container_on_the_hosts_network_tailscale_is_known_by_its_interface(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    nats = "nats://192.168.1.9:4222"
+    assert await host_of(tmp_path, NATS_URL=nats) == LAN_IP
+    monkeypatch.setattr(address, "_INTERFACE", tmp_path)
+    both = {"tailscale": TAILSCALE_IP, "nats": LAN_IP}
+    assert await announced(tmp_path, NATS_URL=nats) == Advertised(TAILSCALE_IP, both)
+    assert await host_of(tmp_path, NATS_URL=nats, MESH_NETWORK_MODE="nats") == LAN_IP
 
 
 async def test_the_mode_nats_leaves_tailscale_alone(stub: StubTailscale, tmp_path: Path):
