@@ -86,7 +86,7 @@ class Engine:
                 _check_status(response)
                 return _understood(await _read(response, CONTAINER_BYTES_MAX), Container)
             except EngineAwayError as error:
-                raise OddContainerError(f"{error}, asked about container {container[:12]}") from None
+                raise OddContainerError(str(error)) from None
 
     async def running(self, label: str) -> list[str]:
         """Returns the ids of the containers that have a label and are not stopped.

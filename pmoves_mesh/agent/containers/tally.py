@@ -67,7 +67,7 @@ class Tally:
 
     def unread(self, container: str, problem: str) -> None:
         """Says once that an engine tells nothing of use about a labelled container, by its id."""
-        self._complaints[container] = problem
+        self._complaints[container] = f"{container[:12]}: {problem}"
         if not self._was_said(container, problem):
             _log.warning("container not read", container=container[:12], detail=problem)
 
