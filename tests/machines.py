@@ -40,7 +40,8 @@ def memory(root: Path, *, memory_gb: float, available_gb: float) -> None:
 
 def cpu_line(name: str, *, busy: int, idle: int) -> str:
     """A line of /proc/stat: user nice system idle iowait irq softirq steal guest guest_nice."""
-    return f"{name} {busy - 10} 0 10 {idle - 5} 5 0 0 0 0 0"
+    waiting = idle // 2
+    return f"{name} {busy - 10} 0 10 {idle - waiting} {waiting} 0 0 0 0 0"
 
 
 def spend(root: Path, *, busy: int, idle: int) -> None:

@@ -23,6 +23,7 @@ up)
     [ -e up.hang ] && exec sleep 30
     cat up.err >&2
     [ "$(cat up.code)" = 0 ] && cp status.after status.out && echo 0 > status.code && : > status.err
+    [ "$(cat up.code)" = 0 ] || [ ! -e status.failed ] || cp status.failed status.out
     exit "$(cat up.code)" ;;
 status) cat status.out; cat status.err >&2; exit "$(cat status.code)" ;;
 esac
@@ -110,6 +111,10 @@ class StubTailscale:
         self._write("up", err=error, code=str(code))
         self._write("status", after=after)
 
+    def when_up_fails(self, after: str) -> None:
+        """What `tailscale status` writes once `up` has failed."""
+        self._write("status", failed=after)
+
     def hangs_when_up(self) -> None:
         self._write("up", hang="")
 
@@ -118,4 +123,7 @@ class StubTailscale:
 
     def _write(self, stem: str, **texts: str) -> None:
         for suffix, text in texts.items():
-            (self.directory / f"{stem}.{suffix}").write_text(text)
+            # Whole at once, since the program may be reading it.
+            whole = self.directory / f"{stem}.{suffix}.new"
+            whole.write_text(text)
+            whole.replace(whole.with_suffix(""))

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,8 +15,10 @@ import structlog
 
 from pmoves_mesh.agent.trust.joining import own_addresses
 from pmoves_mesh.config import Config, is_loopback
+from pmoves_mesh.tailscale.comparison import is_tailscale
 from pmoves_mesh.tailscale.failures import TailscaleError
 from pmoves_mesh.tailscale.program import Tailscale, locate
+from pmoves_mesh.tailscale.state import TailscaleStatus
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -24,6 +27,13 @@ NATS: Final = "nats"
 
 _LOOPBACK: Final = "127.0.0.1"
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+_INTERFACE: Final = Path("/sys/class/net/tailscale0")
+_MAGIC_DNS: Final = ("100.100.100.100", 53)
+"""The interface that Tailscale makes, and what is reached through it alone. Source: tailscale.com/kb/1381."""
+
+_STARTING: Final = frozenset({"NoState", "Starting"})
+_POLLS_MAX: Final = 20
+_POLL_S: Final = 0.25
 _LOOKUP_S: Final = 2.0
 _KNOCK_S: Final = 0.5
 
@@ -49,7 +59,7 @@ async def advertised(config: Config) -> Advertised:
     """
     addresses: dict[str, str] = {}
     if not _is_on_one_machine(config):
-        if config.tailscale.mode != "nats" and (found := await asyncio.to_thread(_tailscale_address)):
+        if config.tailscale.mode != "nats" and (found := await _tailscale_address()):
             addresses[TAILSCALE] = found
         if found := await _towards_nats(config):
             addresses.setdefault(NATS, found)
@@ -96,17 +106,40 @@ def _is_here(server: str) -> bool:
     return is_loopback(urlsplit(server).hostname or "")
 
 
-def _tailscale_address() -> str | None:
-    """Returns this host's address in its tailnet; None if it is in none, or Tailscale cannot be asked."""
+async def _tailscale_address() -> str | None:
+    """Returns this host's address in its tailnet; None if it is in none, or Tailscale cannot be asked.
+
+    After a boot the agent may be there before Tailscale is up, so that is waited for, 5 s at most.
+    """
     try:
-        status = Tailscale(locate(os.environ), os.environ).status()
-    except TailscaleError as error:
-        if error.kind != "not_installed":
-            _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
-        return None
-    if not status.running or status.myself is None:
+        locate(os.environ)
+    except TailscaleError:
+        return await _interface_address()
+    status = await asyncio.to_thread(_tailscale_status)
+    for _ in range(_POLLS_MAX):
+        if status is None or status.backend_state not in _STARTING:
+            break
+        await asyncio.sleep(_POLL_S)
+        status = await asyncio.to_thread(_tailscale_status)
+    else:
+        _log.warning("tailscale_not_up", remedy="once it is up, start this agent anew")
+    if status is None or not status.running or status.myself is None:
         return None
     return status.myself.ipv4 or status.myself.ipv6
+
+
+def _tailscale_status() -> TailscaleStatus | None:
+    try:
+        return Tailscale(locate(os.environ), os.environ).status()
+    except TailscaleError as error:
+        _log.warning("tailscale_unusable", problem=error.problem, remedy=error.remedy)
+        return None
+
+
+async def _interface_address() -> str | None:
+    """Returns the address of Tailscale where its program is not: in a container on the host's network."""
+    found = await _source_address(*_MAGIC_DNS) if _INTERFACE.exists() else None
+    return found if found is not None and is_tailscale(found) else None
 
 
 async def _source_address(host: str, port: int) -> str | None:

@@ -9,7 +9,7 @@ Source: RFC 6762 (multicast DNS), RFC 6763 (DNS-based service discovery).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -71,13 +71,15 @@ def telling(ground: Ground, port: int) -> tuple[Callable[[], Coroutine[Any, Any,
     enrols = keeps_ca(config) and not is_loopback(config.http_host)
     if not enrols or config.tailscale.mode == "tailscale" or not is_usable():
         return ()
+    from zeroconf import Error  # noqa: PLC0415 - it is an extra
 
     async def tell() -> None:
         while True:
             try:
                 await _tell(ground, port)
-            except OSError as error:
-                _log.info("not told by mDNS", detail=error.strerror or str(error))
+            except (OSError, RuntimeError, Error) as error:
+                # It is a hint only: nothing else of the agent may end with it.
+                _log.info("not told by mDNS", detail=str(error) or type(error).__name__)
                 await ground.clock.sleep(_RETRY_S)
 
     return (tell,)
@@ -93,7 +95,7 @@ async def find(within_s: float = FIND_S) -> list[Hub]:
         return []
     # Imported here: it is an extra.
     from zeroconf import IPVersion  # noqa: PLC0415 - see above
-    from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf  # noqa: PLC0415
 
     names: dict[str, None] = {}
     heard = asyncio.Event()
@@ -104,7 +106,7 @@ async def find(within_s: float = FIND_S) -> list[Hub]:
 
     try:
         multicast = AsyncZeroconf(ip_version=IPVersion.V4Only)
-    except OSError:
+    except (OSError, RuntimeError):  # there is no network, or none of IPv4
         return []
     try:
         browser = AsyncServiceBrowser(multicast.zeroconf, SERVICE_TYPE, handlers=[note])
@@ -113,7 +115,7 @@ async def find(within_s: float = FIND_S) -> list[Hub]:
                 await heard.wait()
                 await asyncio.sleep(_AFTER_FIRST_S)
         await browser.async_cancel()
-        found = [AsyncServiceInfo(SERVICE_TYPE, name) for name in list(names)[:_FOUND_MAX]]
+        found = list(_asked_for(names))[:_FOUND_MAX]
         await asyncio.gather(*(one.async_request(multicast.zeroconf, _ASK_MS) for one in found))
         return list(_hubs(found))
     finally:
@@ -147,6 +149,16 @@ async def _tell(ground: Ground, port: int) -> None:
             async with asyncio.timeout(_END_S):
                 await multicast.async_unregister_all_services()
                 await multicast.async_close()
+
+
+def _asked_for(names: Iterable[str]) -> Iterator[AsyncServiceInfo]:
+    """Yields what is asked of each name that was heard; one that no service can have is passed over."""
+    from zeroconf import BadTypeInNameException  # noqa: PLC0415 - it is an extra
+    from zeroconf.asyncio import AsyncServiceInfo  # noqa: PLC0415
+
+    for name in names:
+        with suppress(BadTypeInNameException):
+            yield AsyncServiceInfo(SERVICE_TYPE, name)
 
 
 def _hubs(found: list[AsyncServiceInfo]) -> Iterator[Hub]:

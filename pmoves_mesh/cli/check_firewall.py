@@ -33,6 +33,9 @@ _UFW_RULE: Final = re.compile(
     r"\s+(?P<source>\S.*?)(\s+#.*)?\Z"
 )
 _UFW_PORTS: Final = re.compile(r"(?P<ports>[\d,:]+)(/(?P<kind>tcp|udp))?\Z")
+_UFW_ASIDES: Final = re.compile(r"\s+\((?!v6\)).*\)\Z")
+"""The application that ports are named after, as in `22/tcp (OpenSSH)`, and what a rule logs: `(log)`."""
+
 _ANYWHERE: Final = "Anywhere"
 
 
@@ -70,7 +73,8 @@ def _ufw(ports: tuple[int, ...]) -> Iterator[Complaint]:
         return
     denies = not any(re.match(r"Default: allow \(incoming\)", line) for line in lines)
     rules = [
-        _UfwRule(rule["to"], rule["action"] in {"ALLOW", "LIMIT"}, rule["source"]) for rule in _rules(lines)
+        _UfwRule(_plain(rule["to"]), rule["action"] in {"ALLOW", "LIMIT"}, _plain(rule["source"]))
+        for rule in _rules(lines)
     ]
     for port in ports:
         if not _ufw_lets_in(rules, port, in_general=not denies):
@@ -86,6 +90,10 @@ def _rules(lines: list[str]) -> Iterator[re.Match[str]]:
         found = _UFW_RULE.match(line.strip())
         if found and "(v6)" not in line and found["way"] in {None, "IN"}:
             yield found
+
+
+def _plain(place: str) -> str:
+    return _UFW_ASIDES.sub("", place)
 
 
 def _ufw_lets_in(rules: list[_UfwRule], port: int, *, in_general: bool) -> bool:
@@ -105,7 +113,7 @@ def _ufw_lets_in(rules: list[_UfwRule], port: int, *, in_general: bool) -> bool:
 
 
 def _is_for(to: str, port: int) -> bool:
-    """Returns whether a rule is for a port of this host; rules of applications name none."""
+    """Returns whether a rule is for a port of this host."""
     if to in {_ANYWHERE, f"{_ANYWHERE} on {_TAILSCALE}"}:
         return True
     found = _UFW_PORTS.match(to.removesuffix(f" on {_TAILSCALE}").rpartition(" ")[2])

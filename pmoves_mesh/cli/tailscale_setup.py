@@ -164,7 +164,7 @@ def carry_out(plan: Plan, config: Config, key: Path | str | None) -> TailscaleSt
     if plan.up:
         _join(program, config, key)
     elif plan.tags is not None:
-        program.up(config.node, key, config.tailscale)
+        _up(program, config, key)
     return _wait(program, stopped, config.tailscale.timeout_s)
 
 
@@ -180,11 +180,35 @@ def _join(program: Tailscale, config: Config, key: Path | str | None) -> None:
     """Makes this host part of the tailnet, if it is not since the daemon was started."""
     state = _wait(program, _undecided, _DAEMON_S).backend_state
     if state == "Stopped":  # it is logged in, whatever became of the key since
-        program.up(config.node, None, config.tailscale)
+        _up(program, config, None)
     elif state not in _LOGGED_IN:
         if key is None:
             raise key_needed()
+        _up(program, config, key)
+
+
+def _up(program: Tailscale, config: Config, key: Path | str | None) -> None:
+    """Has the program make this host part of the tailnet.
+
+    Against some control servers it tries a key that is refused until its time is up. Why that is, the
+    daemon remembers.
+    """
+    try:
         program.up(config.node, key, config.tailscale)
+    except TailscaleError as error:
+        if error.kind != "timeout":
+            raise
+        raise _remembered(program) or error from None
+
+
+def _remembered(program: Tailscale) -> TailscaleError | None:
+    """Returns why this host is not part of the tailnet, if the daemon knows more than that it is not."""
+    try:
+        problem = stopped(program.status(), SystemClock().now_ms())
+    except TailscaleError:
+        return None
+    known = problem is not None and problem.kind not in {*_PASSING, "not_logged_in"}
+    return problem if known else None
 
 
 def _undecided(status: TailscaleStatus, now_ms: int) -> TailscaleError | None:

@@ -87,6 +87,7 @@ class ConsumerInfo(Struct):
 
     name: str
     ack_floor: SequencePair
+    delivered: SequencePair = msgspec.field(default_factory=SequencePair)
     num_pending: int = 0
 
 

@@ -83,10 +83,12 @@ class PushConsumer:
 
     Attributes:
         pending: messages still to be delivered; 0 once everything was.
+        before: the stream's sequence just before where it began.
     """
 
-    def __init__(self, session: Session, inbox: Inbox, pending: int) -> None:
+    def __init__(self, session: Session, inbox: Inbox, pending: int, before: int = 0) -> None:
         self.pending = pending
+        self.before: Final = before
         self._session = session
         self._inbox = inbox
         self._count = 0
@@ -168,4 +170,4 @@ async def push_consumer(session: Session, stream: str, config: dict[str, Any]) -
             },
         }
         info = await call(session, f"CONSUMER.CREATE.{stream}.{name}", ConsumerInfo, body)
-        yield PushConsumer(session, inbox, info.num_pending)
+        yield PushConsumer(session, inbox, info.num_pending, info.delivered.stream_seq)

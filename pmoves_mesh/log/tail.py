@@ -60,8 +60,7 @@ async def kept(
         try:
             async with aclosing(_follow(session, places, pattern)) as followed:
                 async for heard in followed:
-                    after = {"deliver_policy": "by_start_sequence", "opt_start_seq": heard.position + 1}
-                    places[heard.stream] = after
+                    places[heard.stream] = _after(heard.position)
                     if overlap(pattern, heard.subject):
                         yield heard
         except LogUnavailable:
@@ -74,6 +73,10 @@ def _beginning(since_ms: int | None) -> dict[str, Any]:
     # Milliseconds are kept: a message that was sent at that very moment belongs to it.
     since = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return {"deliver_policy": "by_start_time", "opt_start_time": since.replace("+00:00", "Z")}
+
+
+def _after(position: int) -> dict[str, Any]:
+    return {"deliver_policy": "by_start_sequence", "opt_start_seq": position + 1}
 
 
 class _Source:
@@ -103,10 +106,13 @@ async def _follow(
 ) -> AsyncGenerator[Heard, None]:
     async with AsyncExitStack() as stack:
         sources = []
-        for stream, place in places.items():
+        for stream, place in tuple(places.items()):
             # A pattern may be wider than what a stream has, which the server would refuse as a filter.
             narrow = {"filter_subject": pattern} if not {"*", ">"} & set(pattern.split(".")) else {}
             consumer = await stack.enter_async_context(push_consumer(session, stream, {**place, **narrow}))
+            if place["deliver_policy"] == "new":
+                # What comes after a break is new too, though nothing was heard before it.
+                places[stream] = _after(consumer.before)
             sources.append(_Source(stream, consumer))
         async for heard in _past(sources):
             yield heard

@@ -73,7 +73,10 @@ _FAILURES: Final = (
     ),
     _Failure(
         "key_wrong",
-        re.compile(r"invalid key|invalid (pre)?-?auth ?key|unable to validate api key|auth ?key not found"),
+        re.compile(
+            r"invalid key|invalid (pre)?-?auth ?key|unable to validate api key|auth ?key not found|"
+            r"register request: http 401"  # all that older releases of Headscale say
+        ),
         "the Tailscale key is wrong or was revoked",
         _NEW_KEY,
     ),

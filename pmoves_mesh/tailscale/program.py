@@ -143,5 +143,7 @@ class Tailscale:
         except subprocess.TimeoutExpired as error:
             raise timed_out(f"tailscale {arguments[0]}", within_s) from error
         if ended.returncode != 0:
-            raise failure_of((ended.stderr + b"\n" + ended.stdout).decode(errors="replace"))
+            spoken = (ended.stderr + b"\n" + ended.stdout).decode(errors="replace")
+            # Keys of Headscale have no form to be known by.
+            raise failure_of(spoken.replace(given.strip(), "***") if given.strip() else spoken)
         return ended.stdout

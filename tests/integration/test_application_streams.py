@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from agents import AgentProcess, Mesh, eventually, mesh_in
 from log_support import DEADLINE_S, connected
+from msgspec import Struct
 from nats_server import NatsServer
 from plain_nats import plain_client
 from ports import free_port
@@ -29,6 +30,7 @@ from pmoves_mesh.log import api
 from pmoves_mesh.log.api import StreamInfo, call
 from pmoves_mesh.log.application import Standing, ensure, keepers, standings
 from pmoves_mesh.log.connection import Connection, NatsSettings
+from pmoves_mesh.log.session import Session
 from pmoves_mesh.log.tail import Heard, kept
 from pmoves_mesh.sdk.messages import Message
 
@@ -151,6 +153,53 @@ async def test_following_goes_on_after_the_server_was_restarted_and_repeats_noth
             async with connected(NatsSettings(servers=(nats_server.url,))) as other:
                 await tell(other, SUBJECT, b"2")
             assert (await following).payload == b"2"
+
+
+class Consumers(Struct):
+    """How many follow a stream."""
+
+    consumer_count: int = 0
+
+
+class Followed(Struct):
+    """A stream, as far as it is of interest here."""
+
+    state: Consumers
+
+
+class Delayed:
+    """A connection that is back after a break only once it may be."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._asked = 0
+        self.may_return = asyncio.Event()
+
+    async def next_session(self) -> Session:
+        self._asked += 1
+        if self._asked > 1:
+            await self.may_return.wait()
+        return await self._connection.next_session()
+
+
+async def test_what_is_told_in_a_break_is_heard_by_who_had_heard_nothing_before_it(nats_server: NatsServer):
+    stream = "INGEST_FILE_ADDED"
+    async with connected(NatsSettings(servers=(nats_server.url,))) as connection:
+        await ensure(connection, "lab", BRIEF)
+        await tell(connection, SUBJECT, b"before")
+        delayed = Delayed(connection)
+        tail = kept(delayed, [stream], SUBJECT, None)  # type: ignore[arg-type]
+        async with asyncio.timeout(30), aclosing(tail):
+            following = asyncio.ensure_future(anext(tail))
+            followers = 0
+            while not followers:
+                info = await call(connection.session(), f"STREAM.INFO.{stream}", Followed)
+                followers = info.state.consumer_count
+            await asyncio.to_thread(nats_server.restart)
+            async with connected(NatsSettings(servers=(nats_server.url,))) as other:
+                await tell(other, SUBJECT, b"in the break")
+            delayed.may_return.set()
+            assert (await following).payload == b"in the break"
 
 
 async def test_who_lacks_a_right_makes_no_stream_and_says_so(tmp_path: Path):

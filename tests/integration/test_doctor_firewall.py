@@ -85,6 +85,10 @@ def examine(directory: Path, *, tailnet: bool, **settings: str) -> list[Finding]
         ("Anywhere on tailscale0     ALLOW IN    Anywhere", True, False),
         ("4222/tcp                   ALLOW IN    192.168.0.0/16", True, True),
         ("4222/tcp                   ALLOW IN    192.168.0.0/16", False, False),
+        ("4222/tcp (NATS)            ALLOW IN    Anywhere", True, False),
+        ("4222,8222/tcp (NATS (all)) DENY IN     Anywhere", True, True),
+        ("4222/tcp                   ALLOW IN    Anywhere                   (log)", True, False),
+        ("4222/tcp                   ALLOW IN    100.64.0.0/10              (log-all) # mesh", True, False),
         ("4222/udp                   ALLOW IN    Anywhere", True, True),
         ("4222/tcp                   DENY IN     Anywhere", True, True),
         (
@@ -314,5 +318,8 @@ def test_a_condition_that_is_not_understood_makes_no_alarm():
             },
         ]
     }
+    assert Ruleset(odd).fate(Packet(PORT, "100.64.0.1", "tailscale0")) == ("unknown", "ip filter INPUT")
+    drops = {"rule": {"family": "ip", "table": "filter", "chain": "INPUT", "expr": [{"drop": None}]}}
+    odd["nftables"].append(drops)
     assert Ruleset(odd).fate(Packet(PORT, "100.64.0.1", "tailscale0")) == ("unknown", "ip filter INPUT")
     assert Ruleset({"nftables": []}).fate(Packet(PORT)) == ("accept", "")

@@ -54,7 +54,7 @@ def test_a_name_that_no_host_can_have_is_said_to_be_none_and_harms_nobody(mesh: 
     beta = mesh.started("beta", ANNOUNCE_SEC="1")
     name = f"{'a' * 64}.example"
     alpha = mesh.started("alpha", ANNOUNCE_SEC="1", PMOVES_ADVERTISE_HOST=name)
-    eventually(lambda: warned(alpha, f"at {name} (no host can be called that)"), "alpha says so")
+    eventually(lambda: warned(alpha, f"at {name} (its host has no address)"), "alpha says so")
     assert beta.is_ready()
 
 

@@ -73,7 +73,10 @@ class Control:
     def key(self) -> str:
         """Makes a key with which one host may join."""
         (user,) = json.loads(self("users", "list", "--output", "json"))
-        made = json.loads(self("preauthkeys", "create", "--user", str(user["id"]), "--output", "json"))
+        # Older releases go by a user's name, newer ones by its number.
+        by_number = "--user uint" in self("preauthkeys", "create", "--help")
+        named = str(user["id"]) if by_number else USER
+        made = json.loads(self("preauthkeys", "create", "--user", named, "--output", "json"))
         return str(made["key"])
 
 

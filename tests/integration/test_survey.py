@@ -97,6 +97,15 @@ async def test_a_node_that_must_not_be_asked_has_no_distance(mesh: Served):
         assert await survey.round_trips_ms(["beta"]) == {}
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example"])
+async def test_a_name_that_no_host_can_have_has_no_distance_and_the_survey_goes_on(mesh: Served, host: str):
+    await mesh.tell(announced(1, node="beta", host=host, port=80))
+    await mesh.tell(announced(1, node="gamma", host="127.0.0.1", port=mesh.port))
+    async with surveying(mesh) as (survey, _):
+        assert await survey.round_trips_ms(["beta"]) == {}
+        assert (await survey.round_trips_ms(["beta", "gamma"])).keys() == {"gamma"}
+
+
 async def test_a_node_that_is_reached_has_a_distance(mesh: Served):
     await mesh.tell(announced(1, node="beta", host="127.0.0.1", port=mesh.port))
     async with surveying(mesh) as (survey, _):

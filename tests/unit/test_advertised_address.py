@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tailscale_stub import StubTailscale, status_text
 
 from pmoves_mesh.agent import address
@@ -32,10 +34,13 @@ def sent_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def source_address(host: str, port: int) -> str:
         del port
+        if host == "100.100.100.100":
+            return TAILSCALE_IP
         return LOOPBACK if host in {"localhost", LOOPBACK} else LAN_IP
 
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(address, "_source_address", source_address)
+    monkeypatch.setattr(address, "_INTERFACE", Path("/nowhere"))
     monkeypatch.setattr(address, "own_addresses", lambda: (LAN_IP,))
 
 
@@ -74,18 +79,51 @@ async def test_a_tailnet_of_ipv6_alone_is_used_too(stub: StubTailscale, tmp_path
     assert await host_of(tmp_path, NATS_URL=NATS_OF_OTHERS) == "fd7a:115c:a1e0::1"
 
 
+async def test_in_a_container_on_the_hosts_network_tailscale_is_known_by_its_interface(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    nats = "nats://192.168.1.9:4222"
+    assert await host_of(tmp_path, NATS_URL=nats) == LAN_IP
+    monkeypatch.setattr(address, "_INTERFACE", tmp_path)
+    both = {"tailscale": TAILSCALE_IP, "nats": LAN_IP}
+    assert await announced(tmp_path, NATS_URL=nats) == Advertised(TAILSCALE_IP, both)
+    assert await host_of(tmp_path, NATS_URL=nats, MESH_NETWORK_MODE="nats") == LAN_IP
+
+
 async def test_the_mode_nats_leaves_tailscale_alone(stub: StubTailscale, tmp_path: Path):
     found = await announced(tmp_path, NATS_URL="nats://192.168.1.9:4222", MESH_NETWORK_MODE="nats")
     assert found == Advertised(LAN_IP, {"nats": LAN_IP})
     assert stub.calls == []
 
 
-@pytest.mark.parametrize("state", ["Stopped", "NeedsLogin", "Starting"])
+@pytest.mark.parametrize("state", ["Stopped", "NeedsLogin"])
 async def test_the_address_of_a_tailnet_that_is_not_up_is_not_announced(
     stub: StubTailscale, tmp_path: Path, state: str
 ):
     stub.says(status_text(state))
     assert await host_of(tmp_path, NATS_URL="nats://192.168.1.9:4222") == LAN_IP
+
+
+async def test_a_tailscale_that_starts_with_the_host_is_waited_for(stub: StubTailscale, tmp_path: Path):
+    stub.says(status_text("NoState"))
+    asking = asyncio.create_task(host_of(tmp_path, NATS_URL="nats://192.168.1.9:4222"))
+    async with asyncio.timeout(20):
+        for state in ("Starting", "Running"):
+            asked = len(stub.calls)
+            while len(stub.calls) <= asked + 1:
+                await asyncio.sleep(0.01)
+            stub.says(status_text(state))
+        assert await asking == TAILSCALE_IP
+
+
+async def test_one_that_does_not_come_up_costs_a_moment_and_a_line(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(address, "_POLL_S", 0.001)
+    stub.says(status_text("Starting"))
+    with capture_logs() as lines:
+        assert await host_of(tmp_path, NATS_URL="nats://192.168.1.9:4222") == LAN_IP
+    assert [line["event"] for line in lines] == ["tailscale_not_up"]
 
 
 async def test_a_tailscale_that_fails_does_not_stop_the_agent(stub: StubTailscale, tmp_path: Path):

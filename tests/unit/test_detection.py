@@ -34,6 +34,7 @@ class NotSupportedError(NvmlError):
 class Nvml(ModuleType):
     """NVML with some GPUs, as (name, bytes, bytes used, percent busy); None for what one cannot say."""
 
+    NVMLError = NvmlError
     NVMLError_NotSupported = NotSupportedError
 
     def __init__(self, *gpus: tuple[str, int | None, int | None, int | None]) -> None:
@@ -41,6 +42,7 @@ class Nvml(ModuleType):
         self.gpus = gpus
         self.begun = 0
         self.broken = False
+        self.lost: frozenset[int] = frozenset()
 
     def nvmlInit(self) -> None:
         self.begun += 1
@@ -51,6 +53,8 @@ class Nvml(ModuleType):
         return len(self.gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:
+        if index in self.lost:
+            raise NvmlError("GPU is lost")
         return self.gpus[index]
 
     def nvmlDeviceGetName(self, gpu: Any) -> bytes | str:
@@ -213,7 +217,8 @@ def test_the_real_library_has_what_is_asked_of_it_and_its_failure_costs_its_own_
     asked = [name for name in vars(Nvml) if name.startswith("nvml")]
     assert len(asked) == 8
     assert all(callable(getattr(library, name)) for name in asked)
-    assert issubclass(library.NVMLError_NotSupported, Exception)
+    assert issubclass(library.NVMLError_NotSupported, library.NVMLError)
+    assert issubclass(library.NVMLError, Exception)
     root = machines.amd_card(machines.nvidia_driver(machines.host(tmp_path)))
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a driver, so that the library does not fail")
@@ -236,6 +241,25 @@ def test_a_part_that_fails_is_left_out_and_logged_once_until_it_has_worked_again
     nvml.broken = False
     assert detection.resources().gpu_count == 2
     assert nvml.begun == 3
+
+
+def test_a_gpu_that_is_lost_is_left_out_and_logged_once_and_the_others_stay(tmp_path: Path):
+    nvml = Nvml(RTX_5090, TESLA, TESLA)
+    detection = found_in(machines.nvidia_driver(machines.host(tmp_path)), nvml=nvml)
+    nvml.lost = frozenset({0})
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert [gpu.model for gpu in detection.resources().gpu] == ["Tesla T4", "Tesla T4"]
+            load = detection.load()
+            assert load is not None
+            assert load.gpu == 0.55
+    assert [(line["index"], line["detail"]) for line in lines] == [(0, "GPU is lost")]
+    nvml.lost = frozenset()
+    assert detection.resources().gpu_count == 3
+    nvml.lost = frozenset({0, 1, 2})
+    with capture_logs() as lines:
+        assert detection.resources().gpu_count == 0
+    assert [line["part"] for line in lines if "part" in line] == ["nvidia"]
 
 
 def test_a_data_directory_that_is_not_there_costs_the_disk_alone(tmp_path: Path):

@@ -96,6 +96,45 @@ def test_where_joining_fails_no_mesh_file_is_written(stub: StubTailscale, monkey
     assert not Path("data/mesh_config.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("state", "remembered", "said"),
+    [
+        ("NeedsLogin", 'register request: http 401: {"User":', "the Tailscale key is wrong or was revoked"),
+        ("NeedsLogin", "register request: authkey expired", "the Tailscale key has expired"),
+        ("NeedsMachineAuth", "", "must approve this host"),
+        ("NeedsLogin", "", "Tailscale was not up in time"),
+        ("Starting", "", "Tailscale was not up in time"),
+    ],
+)
+def test_where_it_is_not_up_in_time_what_tailscale_remembers_of_it_is_said(
+    stub: StubTailscale,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    remembered: str,
+    said: str,
+):
+    health = [f"You are logged out. The last login error was: {remembered}"] if remembered else []
+    stub.says(status_text("NeedsLogin"))
+    stub.when_up("timeout waiting for Tailscale service to enter a Running state", code=1)
+    stub.when_up_fails(status_text(state, Health=health))
+    monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
+    assert main(["tailscale", "setup", "--yes"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_key_that_tailscale_repeats_is_not_shown(
+    stub: StubTailscale, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    stub.says(status_text("NeedsLogin"))
+    stub.when_up(f"something new: {SECRET}", code=1)
+    monkeypatch.setenv("TAILSCALE_AUTHKEY", SECRET)
+    assert main(["tailscale", "setup", "--yes"]) == 1
+    printed = capsys.readouterr()
+    assert "something new: ***" in printed.err
+    assert SECRET not in printed.out + printed.err
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_it_while_it_joins_the_key_is_left_nowhere(
     stub: StubTailscale, tmp_path: Path, how: signal.Signals

@@ -41,6 +41,7 @@ def test_a_machine_without_addresses_has_none():
     ("fields", "path", "via"),
     [
         ({"CurAddr": "192.0.2.7:41641", "Active": True}, "direct", "192.0.2.7:41641"),
+        ({"CurAddr": "192.0.2.7:41641", "Active": False}, "direct", "192.0.2.7:41641"),
         ({"CurAddr": "", "Relay": "fra", "Active": True}, "relayed", "fra"),
         ({"PeerRelay": "192.0.2.9:7777:vni:1", "Active": True}, "relayed", "192.0.2.9:7777:vni:1"),
         ({"CurAddr": "", "Relay": "fra", "Active": False}, "idle", ""),

@@ -40,6 +40,10 @@ class EngineAwayError(MeshError):
         super().__init__(problem)
 
 
+class OddContainerError(EngineAwayError):
+    """An engine answers, but tells of one container nothing that can be used; of others it may well."""
+
+
 class Engine:
     """Asks the first engine that answers at one of several sockets; enter it before use.
 
@@ -72,12 +76,17 @@ class Engine:
         """Returns a container by its id or name, or None if there is none.
 
         Raises:
+            OddContainerError: if the engine says something else of it.
             EngineAwayError: if no engine says.
         """
         async with self._asked(f"/containers/{quote(container, safe='')}/json", {}) as response:
             if response.status == 404:
                 return None
-            return _understood(await _read(response, CONTAINER_BYTES_MAX), Container)
+            try:
+                _check_status(response)
+                return _understood(await _read(response, CONTAINER_BYTES_MAX), Container)
+            except EngineAwayError as error:
+                raise OddContainerError(str(error)) from None
 
     async def running(self, label: str) -> list[str]:
         """Returns the ids of the containers that have a label and are not stopped.

@@ -8,10 +8,10 @@ reached again, and every minute.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
-from pmoves_mesh.agent.containers.engine import Engine, EngineAwayError
+from pmoves_mesh.agent.containers.engine import Engine, EngineAwayError, OddContainerError
 from pmoves_mesh.agent.containers.keeper import Keeper
 from pmoves_mesh.agent.containers.labels import NAME_LABEL
 from pmoves_mesh.agent.containers.tally import Tally
@@ -95,7 +95,9 @@ class Follower:
                 due_s = self._clock.monotonic_s() + self._resync_s
             else:
                 for container in sorted(changed):
-                    await self._ask(container)
+                    # If it is labelled, that is said once all are asked.
+                    with suppress(OddContainerError):
+                        await self._ask(container)
             await self._keeper.settle()
             try:
                 async with asyncio.timeout(max(0.0, due_s - self._clock.monotonic_s())):
@@ -112,10 +114,18 @@ class Follower:
             running = await self._engine.running(NAME_LABEL)
         self._keeper.miss_all_but(frozenset(running))
         for container in running:
-            await self._ask(container)
+            try:
+                await self._ask(container)
+            except OddContainerError as odd:
+                self._tally.unread(container, str(odd))
 
     async def _ask(self, container: str) -> None:
-        """Asks how one container is, and those that share its network."""
+        """Asks how one container is, and those that share its network.
+
+        Raises:
+            OddContainerError: if that cannot be told; what was seen of it before then holds.
+            EngineAwayError: if no engine answers.
+        """
         async with asyncio.timeout(_ANSWER_S):
             found = await self._engine.inspect(container)
             if found is None:

@@ -57,17 +57,27 @@ class Tally:
     def complain(self, container: Container, reason: Reason, problem: str) -> None:
         """Says and counts what is wrong with a container, once however often it starts again."""
         self._complaints[container.id] = f"{container.plain_name}: {problem}"
-        if self._said.pop(container.id, None) == problem:
-            self._said[container.id] = problem
+        if self._was_said(container.id, problem):
             return
-        self._said[container.id] = problem
-        if len(self._said) > _REMEMBERED_MAX:
-            del self._said[next(iter(self._said))]
         self._refused.labels(reason).inc()
         if reason == "unknown_label":
             _log.warning("a label means nothing", container=container.plain_name, detail=problem)
         else:
             _log.warning("container not registered", container=container.plain_name, detail=problem)
+
+    def unread(self, container: str, problem: str) -> None:
+        """Says once that an engine tells nothing of use about a labelled container, by its id."""
+        self._complaints[container] = f"{container[:12]}: {problem}"
+        if not self._was_said(container, problem):
+            _log.warning("container not read", container=container[:12], detail=problem)
+
+    def _was_said(self, container: str, problem: str) -> bool:
+        """Returns whether this is what was said last of a container; from now on it is."""
+        same = self._said.pop(container, None) == problem
+        self._said[container] = problem
+        if len(self._said) > _REMEMBERED_MAX:
+            del self._said[next(iter(self._said))]
+        return same
 
     def content(self, container: str) -> None:
         """Takes note that nothing is wrong with a container, or that it is gone."""

@@ -66,7 +66,7 @@ async def connect(host: str, port: int) -> socket.socket:
     """
     loop = asyncio.get_running_loop()
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
-    for info in await _addresses(loop, host.strip("[]"), port):
+    for info in await addresses(host, port):
         connection = None
         try:
             connection = allowed_socket(info)
@@ -85,13 +85,22 @@ async def connect(host: str, port: int) -> socket.socket:
     raise failure
 
 
-async def _addresses(loop: asyncio.AbstractEventLoop, host: str, port: int) -> Sequence[AddressInfo]:
-    """Returns the addresses of a host; the one name that needs no name service asks none."""
-    if canonical(host) == _LOCALHOST:
+async def addresses(host: str, port: int) -> Sequence[AddressInfo]:
+    """Returns the addresses of a host, at least one; the one name that needs no name service asks none.
+
+    Raises:
+        OSError: if it has none, or no host can be called that.
+    """
+    name = host.strip("[]")
+    if canonical(name) == _LOCALHOST:
         # Source: RFC 6761, section 6.3.
         kind, tcp = socket.SOCK_STREAM, socket.IPPROTO_TCP
         return [
             (socket.AF_INET, kind, tcp, "", ("127.0.0.1", port)),
             (socket.AF_INET6, kind, tcp, "", ("::1", port, 0, 0)),
         ]
-    return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        # An empty label, or one that is too long, reaches no resolver, and is no error of the system's.
+        raise socket.gaierror(socket.EAI_NONAME, "no host can be called that") from None

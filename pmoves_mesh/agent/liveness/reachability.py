@@ -213,8 +213,6 @@ class Knocking:
                 return await reach.connect(host, port), ""
         except TimeoutError:
             return None, "nothing answers"
-        except ValueError:
-            return None, "no host can be called that"
         except OSError as error:
             found = reach.unconnected(error)
             return None, "" if found.answered and found.passed is False else found.output

@@ -40,6 +40,7 @@ class Nvidia:
         self._load_library = load_library or _import
         self._library: Any = None
         self._told = False
+        self._left_out: set[int] = set()
 
     def find(self, root: Path) -> Sequence[Gpu]:
         """Returns those of a host; none where there is no driver, which is seen without loading anything."""
@@ -60,13 +61,34 @@ class Nvidia:
         return [load for load in self._told_by(library, _load) if load is not None]
 
     def _told_by(self, library: Any, tell: Callable[[Any, Any], _T]) -> list[_T]:
-        """Returns what is told of each GPU; what fails lets the next call begin anew."""
+        """Returns what is told of each GPU; what fails lets the next call begin anew.
+
+        A GPU that is lost, or not this user's, is left out. Where all are, that is raised.
+        """
+        told: list[_T] = []
+        failed: Exception | None = None
         try:
-            count = min(library.nvmlDeviceGetCount(), GPUS_MAX)
-            return [tell(library, library.nvmlDeviceGetHandleByIndex(index)) for index in range(count)]
+            for index in range(min(library.nvmlDeviceGetCount(), GPUS_MAX)):
+                try:
+                    told.append(tell(library, library.nvmlDeviceGetHandleByIndex(index)))
+                except library.NVMLError as error:
+                    self._leave_out(index, error)
+                    failed = error
         except BaseException:
             self._library = None
             raise
+        if failed is None:
+            self._left_out.clear()
+        else:
+            self._library = None
+        if failed is not None and not told:
+            raise failed
+        return told
+
+    def _leave_out(self, index: int, error: Exception) -> None:
+        if index not in self._left_out:
+            _log.warning("a GPU is not read", index=index, detail=str(error)[:300])
+        self._left_out.add(index)
 
     def _ready(self) -> Any:
         """Returns NVML, ready for use, or None where it is not installed."""

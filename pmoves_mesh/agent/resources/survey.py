@@ -7,14 +7,13 @@ to a node's agent long to be made, or to be refused. Both are read on demand: se
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from pmoves_mesh.agent.health.reach import allowed_socket
+from pmoves_mesh.agent.health.reach import addresses, allowed_socket
 from pmoves_mesh.agent.resources.meter import Meter
 from pmoves_mesh.agent.resources.readings import Readings, Terms
 from pmoves_mesh.core import lease
@@ -122,7 +121,7 @@ async def round_trip_ms(host: str, port: int, clock: Clock) -> float:
     Source: RFC 9293 section 3.5: SYN is answered by SYN-ACK, or by RST, in one round trip.
     """
     loop = asyncio.get_running_loop()
-    info = (await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM))[0]
+    info = (await addresses(host, port))[0]
     taken = []
     for _ in range(_TRIES):
         with allowed_socket(info) as connection:
