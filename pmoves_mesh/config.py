@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pmoves_mesh.core.application import Retention
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label
-from pmoves_mesh.errors import InvalidFieldError
+from pmoves_mesh.errors import ConfigError, InvalidFieldError
 from pmoves_mesh.tailscale import settings as tailnet
 from pmoves_mesh.values import Credentials, Secret, Values
+
+LEAF_NODE_LENGTH_MAX: Final = 58
+"""Of a node's name that is to stand behind `leaf-` in one label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class Config:
         embedded: whether the NATS server of `nats_servers` is ours to run.
         nats_port: of the embedded server.
         nats_host: the address on which the embedded server listens.
+        leaf: whether this host has a nats-server that is a leaf node of the hub, at `nats_port`.
+        leaf_port: at which the hub takes leaf nodes; 0 takes none.
         nats_dir: of the embedded server that another agent of this host runs; None for our own.
         insecure_http: whether other hosts may use the HTTP API without TLS.
         ca_passphrase: opens the CA's key.
@@ -52,6 +57,8 @@ class Config:
     nats_port: int
     nats_host: str
     nats_dir: Path | None
+    leaf: bool
+    leaf_port: int
     nats_external: tuple[str, ...]
     nats_user: str | None
     nats_password: Secret | None
@@ -87,6 +94,11 @@ class Config:
     events: Retention
     tailscale_authkey: Secret | None
     tailscale: tailnet.TailscaleSettings
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` where settings do not go together."""
+        if self.leaf:
+            _check_leaf(self)
 
     @property
     def secured(self) -> bool:
@@ -158,6 +170,9 @@ def _nats(values: Values, mode: Mode) -> dict[str, Any]:
     secured = nats_dir is not None or not is_loopback(nats_host)
     own_server = f"{'tls' if secured else 'nats'}://127.0.0.1:{nats_port}"
     external, credentials = values.servers("NATS_EXTERNAL_URL", credentials)
+    leaf = values.choice("PMOVES_LEAF", "0", "1") == "1"
+    if leaf and set(servers) <= {f"nats://{host}:{nats_port}" for host in ("127.0.0.1", "localhost")}:
+        servers = ()  # that is where the services of this host are to go
     # A standalone node follows the mesh's NATS where that is reached, and works alone where it is not.
     used = servers or (external if mode == "standalone" else ())
     return {
@@ -166,6 +181,8 @@ def _nats(values: Values, mode: Mode) -> dict[str, Any]:
         "nats_port": nats_port,
         "nats_host": nats_host,
         "nats_dir": nats_dir,
+        "leaf": leaf,
+        "leaf_port": values.integer("PMOVES_LEAF_PORT", 0, 65535),
         "nats_external": external,
         "nats_user": values.text("NATS_USER") or credentials.user,
         "nats_password": values.secret("NATS_PASSWORD") or credentials.password,
@@ -176,6 +193,20 @@ def _nats(values: Values, mode: Mode) -> dict[str, Any]:
         "nats_tls_cert": values.path("NATS_TLS_CERT"),
         "nats_tls_key": values.path("NATS_TLS_KEY"),
     }
+
+
+def _check_leaf(config: Config) -> None:
+    needed = ""
+    if not config.visits_hub or config.nats_dir is not None:
+        needed = "it needs SERVICE_MODE=standalone and NATS_EXTERNAL_URL, and no other server in NATS_URL"
+    elif not config.mesh_tls:
+        needed = "it needs a NATS_EXTERNAL_URL that begins with tls://, and no login but this node's identity"
+    elif config.leaf_port == 0:
+        needed = "it needs PMOVES_LEAF_PORT to be the port at which the hub takes leaf nodes"
+    elif len(config.node) > LEAF_NODE_LENGTH_MAX:
+        needed = f"it needs a MESH_HOSTNAME of at most {LEAF_NODE_LENGTH_MAX} characters"
+    if needed:
+        raise ConfigError("PMOVES_LEAF", "1", needed)
 
 
 def is_loopback(host: str) -> bool:

@@ -53,6 +53,16 @@ SETTINGS: Final = (
         "directory of another agent's embedded NATS server, in which this mesh is a guest: `<its data>/nats`",
     ),
     Setting(
+        "PMOVES_LEAF",
+        "0",
+        "`1` runs a nats-server for the services of a `standalone` host, which joins the hub as a leaf node",
+    ),
+    Setting(
+        "PMOVES_LEAF_PORT",
+        "7422",
+        "port at which the hub takes leaf nodes, on both sides; on a hub 0 takes none",
+    ),
+    Setting(
         "SERVICE_REGISTRY_HOST",
         "127.0.0.1",
         "address on which the HTTP API and DNS listen; beyond loopback HTTP speaks TLS to other hosts",

@@ -22,6 +22,7 @@ from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.lan import telling
+from pmoves_mesh.agent.leaf import LeafNode, begin
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
 from pmoves_mesh.agent.liveness.lease import Cargo, LeaseKeeper
@@ -62,6 +63,8 @@ PID_FILE: Final = "agent.pid"
 _LEAVE_S: Final = 1.5
 _OUTBOX_LOADED_MAX: Final = 1_000_000
 
+_Listening = Callable[[int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -96,7 +99,7 @@ async def serve(
     clock: Clock,
     stop: asyncio.Event,
     *,
-    listening: Callable[[int], None] = lambda _: None,
+    listening: _Listening = lambda _: None,
 ) -> None:
     """Runs an agent until `stop` is set; then it leaves the mesh and ends within 5 s.
 
@@ -114,10 +117,11 @@ async def serve(
         pid_file = PidFile(config.data_dir / PID_FILE)
         pid_file.acquire()
         stack.callback(pid_file.release)
+        leaf = await begin(config, clock, stack)
         ground = await lay(config, clock, stack)
         store = await stack.enter_async_context(Store.opened(config.data_dir))
         voice = await _find_voice(ground, store)
-        parts = await _assemble(ground, voice, stack, listening)
+        parts = await _assemble(ground, voice, stack, listening, leaf)
         parts.notifier.ready()
         await _run(parts, stop)
 
@@ -148,7 +152,7 @@ async def _find_voice(ground: Ground, store: Store) -> _Voice:
 
 
 async def _assemble(
-    ground: Ground, voice: _Voice, stack: AsyncExitStack, listening: Callable[[int], None]
+    ground: Ground, voice: _Voice, stack: AsyncExitStack, listening: _Listening, leaf: LeafNode | None
 ) -> _Parts:
     config, clock, connection = ground.config, ground.clock, ground.connection
     replica, author, registrations = voice.replica, voice.author, voice.registrations
@@ -163,7 +167,7 @@ async def _assemble(
     dns = DnsServer(config, replica, clock, latencies.dns)
     reachability = reachability_of(ground, replica)
     containers = await containers_for(ground, registrations, metrics.registry, stack)
-    watchful = (watch, care, clones, dns, reachability, containers)
+    watchful = (watch, care, clones, dns, reachability, containers, *((leaf,) if leaf else ()))
     facts = Facts(
         config, link, replica, voice.outbox, lambda: [line for one in watchful for line in one.warnings()]
     )
@@ -198,6 +202,7 @@ async def _assemble(
         notifier.run,
         *equipment.loops(announcer),
         *(() if ground.server is None else (ground.server.supervise,)),
+        *(leaf.loops(custody.enroller) if leaf else ()),
         *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),

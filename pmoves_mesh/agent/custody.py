@@ -10,6 +10,7 @@ import structlog
 
 from pmoves_mesh.agent.author import Author
 from pmoves_mesh.agent.ground import Ground
+from pmoves_mesh.agent.leaf import leaf_held
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.trust.access import AccessKeeper
 from pmoves_mesh.agent.trust.admission import Admission, notes
@@ -105,7 +106,8 @@ class Custody:
 
     def _held(self) -> Iterator[Held]:
         config = self._ground.config
-        return held_here(config.data_dir / IDENTITY_DIR, config.tls_dir, keeps_ca=keeps_ca(config))
+        yield from leaf_held(config)
+        yield from held_here(config.data_dir / IDENTITY_DIR, config.tls_dir, keeps_ca=keeps_ca(config))
 
     async def _renewed(self, held: Held, fresh: Identity) -> None:
         """Lets this node speak with its new certificate, once the mesh can look it up."""

@@ -97,7 +97,12 @@ async def _started(
     if access is not None:
         certificate, key = identity_files(config)
         secured = Secured(
-            host=config.nats_host, mesh=config.mesh, certificate=certificate, key=key, access=access
+            host=config.nats_host,
+            mesh=config.mesh,
+            certificate=certificate,
+            key=key,
+            access=access,
+            leaf_port=config.leaf_port,
         )
     server = EmbeddedServer(locate(os.environ), config.data_dir, config.nats_port, clock, secured)
     stack.push_async_callback(server.stop)

@@ -19,6 +19,8 @@ from typing import Final, NamedTuple
 from pmoves_mesh.cli.findings import Check, Complaint, Host
 from pmoves_mesh.cli.nft_rules import Packet, Ruleset
 from pmoves_mesh.config import Config, is_loopback
+from pmoves_mesh.server.leaf import is_leaf
+from pmoves_mesh.store.ledger import LEDGER_FILE, Ledger
 
 TAILNET: Final = IPv4Network("100.64.0.0/10")
 """Source: RFC 6598; tailscale.com/kb/1015 (all addresses of a tailnet are within it)."""
@@ -51,7 +53,19 @@ def offered(config: Config) -> tuple[int, ...]:
     """Returns the ports at which this host is to be reached by others."""
     nats = config.embedded and not is_loopback(config.nats_host)
     http = config.http_port and not is_loopback(config.http_host)
-    return (*((config.nats_port,) if nats else ()), *((config.http_port,) if http else ()))
+    leafs = (
+        nats and config.leaf_port and any(map(is_leaf, Ledger(config.tls_dir / LEDGER_FILE).certificates()))
+    )
+    return (
+        *((config.nats_port,) if nats else ()),
+        *((config.leaf_port,) if leafs else ()),
+        *((config.http_port,) if http else ()),
+    )
+
+
+def _has_leafs(config: Config) -> bool:
+    """Returns whether any host has a leaf node, so that the port for them is of use."""
+    return any(map(is_leaf, Ledger(config.tls_dir / LEDGER_FILE).certificates(kind="service")))
 
 
 def _firewall(host: Host) -> Iterator[Complaint]:

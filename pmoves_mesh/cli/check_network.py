@@ -18,6 +18,7 @@ from pmoves_mesh.core.model import Instance
 from pmoves_mesh.errors import PkiError, StartError
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.server.host import holder_of
+from pmoves_mesh.server.settings import HOST as LOOPBACK
 
 CONCURRENT_MAX: Final = 32
 TRY_S: Final = 2.0
@@ -39,7 +40,9 @@ def _ports(host: Host) -> Iterator[Complaint]:
             check_free(config.http_host, config.http_port)
     except StartError as error:
         yield Complaint("alarm", str(error), "then: pmoves-mesh up")
-    by = _taken(config.nats_host, config.nats_port, socket.SOCK_STREAM) if config.embedded else ""
+    at = LOOPBACK if config.leaf else config.nats_host
+    runs_server = config.embedded or config.leaf
+    by = _taken(at, config.nats_port, socket.SOCK_STREAM) if runs_server else ""
     # The server of an agent that was killed goes on, and the next agent takes it over.
     if by and "nats-server" not in by:
         yield Complaint(

@@ -13,6 +13,7 @@ from pmoves_mesh.cli import (
     check_agent,
     check_files,
     check_firewall,
+    check_leaf,
     check_membership,
     check_network,
     check_stream,
@@ -36,6 +37,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *check_tailscale.CHECKS,
     *check_network.CHECKS,
     *check_firewall.CHECKS,
+    *check_leaf.CHECKS,
 )
 _NOT_SAID: Final = Survey(
     problem="NATS did not say how it is in time", remedy="see that it is not overloaded"

@@ -22,6 +22,7 @@ from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.server.child import ServerProcess
 from pmoves_mesh.server.host import holder_of
+from pmoves_mesh.server.leaf import DIRECTORY
 from pmoves_mesh.server.settings import ServerFiles
 
 READY_WITHIN_S: Final = 20.0
@@ -113,13 +114,17 @@ def stop(pid: int, pid_path: Path) -> bool:
     return False
 
 
-def end_left_server(data_dir: Path) -> int | None:
-    """Ends the nats-server that an agent left when it was killed or crashed.
+def end_left_servers(data_dir: Path) -> list[int]:
+    """Ends the nats-servers that an agent left when it was killed or crashed.
 
     Returns:
-        Its process number, or None if there was none.
+        The process numbers of those that ran.
     """
-    files = ServerFiles(data_dir / "nats")
+    found = [ServerFiles(data_dir / "nats"), ServerFiles(data_dir / DIRECTORY / "nats")]
+    return [pid for pid in map(_end_left_server, found) if pid is not None]
+
+
+def _end_left_server(files: ServerFiles) -> int | None:
     try:
         pid = int(files.pid.read_text())
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ import click
 from pmoves_mesh.agent.pidfile import is_stale, running_pid
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import example, print_fields
-from pmoves_mesh.cli.launch import NATS_WITHIN_S, Readiness, check_free, end_left_server, start, stop
+from pmoves_mesh.cli.launch import NATS_WITHIN_S, Readiness, check_free, end_left_servers, start, stop
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
 
@@ -62,13 +62,14 @@ def down_command() -> None:
     if pid is not None:
         what = f"the agent of node {config.node} (pid {pid})"
         if stop(pid, pid_path):
-            click.echo(f"stopped {what}{' and its nats-server' if config.embedded else ''}")
+            click.echo(f"stopped {what}{' and its nats-server' if config.embedded or config.leaf else ''}")
             return
         click.echo(f"killed {what}: it did not stop by itself")
-    left = end_left_server(config.data_dir)
-    if left is not None:
+    left = end_left_servers(config.data_dir)
+    if left:
         pid_path.unlink(missing_ok=True)  # of the agent that crashed: all of it is stopped now
-        click.echo(f"stopped the nats-server (pid {left}) that the agent left")
+        for one in left:
+            click.echo(f"stopped the nats-server (pid {one}) that the agent left")
     elif pid is None and is_stale(pid_path):
         raise StartError(f"no agent is running: {pid_path} is stale, its process is gone")
     elif pid is None:

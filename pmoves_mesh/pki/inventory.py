@@ -25,7 +25,7 @@ _WARNING_MS_MAX: Final = 180 * _DAY_MS
 _ALARM_MS_MIN: Final = 3 * _DAY_MS
 _ALARM_MS_MAX: Final = 30 * _DAY_MS
 _FOLDERS: Final = ("services",)
-_IDENTITY_FOLDER: Final = "identity"
+_IDENTITY_FOLDERS: Final = ("identity", "leaf")
 _UNREADABLE: Final = (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension)
 
 
@@ -122,7 +122,11 @@ def inventory(tls_dir: Path, data_dir: Path) -> list[CertificateFact]:
 
 
 def _files(tls_dir: Path, data_dir: Path, pattern: str) -> list[Path]:
-    folders = [tls_dir, *(tls_dir / name for name in _FOLDERS), data_dir / _IDENTITY_FOLDER]
+    folders = [
+        tls_dir,
+        *(tls_dir / name for name in _FOLDERS),
+        *(data_dir / name for name in _IDENTITY_FOLDERS),
+    ]
     return [path for folder in folders for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 

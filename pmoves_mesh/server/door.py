@@ -30,8 +30,14 @@ _APPLIED_S: Final = 10.0
 _POLL_S: Final = 0.02
 _APPLIED: Final = "Reloaded server configuration"
 _REFUSED: Final = "Failed to reload server configuration: "
+_FIXED: Final = "reload not supported for LeafNode"
+
 
 _log: Final = structlog.get_logger(__name__)
+
+
+class RestartNeeded(StartError):
+    """A server takes what it was told only when it is started anew: who may be a leaf node, it reads once."""
 
 
 class Door:
@@ -79,6 +85,7 @@ class Door:
         Connections whose user, rights and key stay as they were stay open.
 
         Raises:
+            RestartNeeded: if the server takes it at its next start.
             StartError: if the server refuses it, which then goes on as before.
         """
         text = access_files.encode(access).decode()
@@ -88,6 +95,8 @@ class Door:
             await asyncio.to_thread(self._put, path, text)
             try:
                 await self._apply(always=False)
+            except RestartNeeded:
+                raise
             except StartError:
                 await asyncio.to_thread(self._put, path, before)
                 await asyncio.to_thread(self.configure)
@@ -148,6 +157,8 @@ class Door:
                             return
                         if _REFUSED in line:
                             reason = line.partition(_REFUSED)[2]
+                            if _FIXED in reason:
+                                raise RestartNeeded(f"nats-server is to be started anew: {reason[:200]}")
                             raise StartError(f"nats-server does not take its configuration: {reason[:200]}")
                     await self._clock.sleep(_POLL_S)
         except ProcessLookupError:

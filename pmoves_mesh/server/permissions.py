@@ -109,8 +109,19 @@ OWNING: Final = (
 )
 """Making the stream and the buckets, and telling whom the CA let in."""
 
-_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
-"""The last one carries what JetStream answers to the outer account."""
+_NOT_FOR_SERVICES: Final = (
+    "$SYS.>",
+    "$JS.>",
+    "$KV.>",
+    f"{MESH_API}>",
+    "_INBOX.node.>",
+    "_INBOX.operator.>",
+    "_R_.>",
+)
+"""`$MESH.API.` becomes JetStream's own after a leaf node's rights were looked at, and before a client's.
+
+The last one carries what JetStream answers to the outer account.
+"""
 
 ASKING: Final = ("$SRV.INFO", "_INBOX.>")
 """Finding microservices, and answering those who ask for them; where an answer may go the agent checks."""

@@ -22,9 +22,10 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.server.access import Access, encode
 from pmoves_mesh.server.binary import Binary
 from pmoves_mesh.server.child import ServerProcess
-from pmoves_mesh.server.door import Door
+from pmoves_mesh.server.door import Door, RestartNeeded
 from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
-from pmoves_mesh.server.host import check_free, name_at
+from pmoves_mesh.server.host import check_ports, name_at
+from pmoves_mesh.server.leaf import Spoke
 from pmoves_mesh.server.settings import Listener, ServerFiles
 
 _READY_S: Final = 10.0
@@ -47,6 +48,7 @@ class Secured(Struct, frozen=True, kw_only=True):
         certificate: path of the server's certificate, which is its node's.
         key: path of its private key.
         access: who may log in; None where an earlier run has said so.
+        leaf_port: where it takes leaf nodes; 0 takes none.
     """
 
     host: str
@@ -54,6 +56,7 @@ class Secured(Struct, frozen=True, kw_only=True):
     certificate: Path
     key: Path
     access: Access | None = None
+    leaf_port: int = 0
 
 
 class EmbeddedServer:
@@ -64,20 +67,22 @@ class EmbeddedServer:
         data_dir: its files go to `nats` below it.
         port: where it listens.
         clock: paces readiness and restarts.
-        secured: how it listens beyond loopback; None for plain NATS on loopback.
+        how: how it listens beyond loopback, or as which leaf node it joins the hub; None for plain
+            NATS on loopback.
     """
 
     def __init__(
-        self, binary: Binary, data_dir: Path, port: int, clock: Clock, secured: Secured | None = None
+        self, binary: Binary, data_dir: Path, port: int, clock: Clock, how: Secured | Spoke | None = None
     ) -> None:
         self._binary = binary
         self._files = ServerFiles(data_dir.absolute() / "nats")
         self._door = Door(self._files, clock)
-        self._secured = secured
-        self._listener = _listener(port, secured)
+        self._secured = how if isinstance(how, Secured) else None
+        self._listener = _listener(port, how)
         self._clock = clock
         self._name = ""
         self._process: ServerProcess | None = None
+        self._retired: ServerProcess | None = None
         self._stopped = asyncio.Event()
 
     @property
@@ -120,7 +125,10 @@ class EmbeddedServer:
         """
         if access.mesh != self._listener.mesh:
             raise StartError(f"this nats-server takes no members of mesh {access.mesh}")
-        await self._door.admit(access)
+        try:
+            await self._door.admit(access)
+        except RestartNeeded as error:
+            await self._begin_anew(str(error))
 
     async def reload(self) -> None:
         """Makes the server take a renewed certificate; no connection ends by that.
@@ -129,6 +137,21 @@ class EmbeddedServer:
             StartError: if the server refuses it, and goes on with the old one.
         """
         await self._door.reload()
+
+    async def join(self, spoke: Spoke) -> None:
+        """Makes a leaf node of the server, or has it log in to the hub in another way.
+
+        Its clients and streams are left alone, unless it can only take that at its next start.
+
+        Raises:
+            StartError: if it cannot be told.
+        """
+        self._listener = msgspec.structs.replace(self._listener, spoke=spoke)
+        await asyncio.to_thread(self._prepare)
+        try:
+            await self._door.reload()
+        except StartError as error:
+            await self._begin_anew(str(error))
 
     async def supervise(self) -> None:
         """Starts it again whenever it dies, at once and then ever more slowly, until `stop`."""
@@ -140,8 +163,9 @@ class EmbeddedServer:
                 await process.exited()
                 if self._stopped.is_set():
                     return
-                reason = await asyncio.to_thread(self._last_words, process)
-                _log.error("nats-server ended", pid=process.pid, reason=reason)
+                if process is not self._retired:
+                    reason = await asyncio.to_thread(self._last_words, process)
+                    _log.error("nats-server ended", pid=process.pid, reason=reason)
             if self._clock.monotonic_s() - begun_s > _STABLE_S:
                 failures = 0
             await self._clock.sleep(restart_pause_s(failures))
@@ -163,6 +187,21 @@ class EmbeddedServer:
         finally:
             self._discard(process)
 
+    async def _begin_anew(self, reason: str) -> None:
+        """Has `supervise` start it again, and returns when it takes connections, or 10 s have passed."""
+        old = self._process
+        if old is None:
+            return  # whoever starts it again starts it with the new configuration
+        _log.info("nats-server is started anew", reason=reason)
+        self._retired = old
+        await old.end(_GRACE_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READY_S):
+                while self._process in {None, old}:
+                    await self._clock.sleep(_POLL_S)
+                if (process := self._process) is not None:
+                    await self._ready(process)
+
     async def _adopt(self, *, same_place: bool, changed: bool) -> bool:
         """Takes over the server that an earlier run left, or ends it if it cannot be made as it should be."""
         pid = await asyncio.to_thread(running_pid, self._files)
@@ -171,7 +210,7 @@ class EmbeddedServer:
         self._process = ServerProcess(pid, str(self._files.config), None, self._clock)
         if same_place and await self._ready(self._process):
             try:
-                if changed or self._listener.secured:  # its certificate may have been renewed meanwhile
+                if changed or self._listener.certified:  # its certificate may have been renewed meanwhile
                     await self._door.reload()
             except StartError as error:
                 _log.warning("nats-server is started anew", reason=str(error))
@@ -184,7 +223,7 @@ class EmbeddedServer:
 
     async def _launch(self) -> None:
         self._process = None
-        await asyncio.to_thread(check_free, self._listener.port, self._listener.host)
+        await asyncio.to_thread(check_ports, self._listener)
         if self._stopped.is_set():
             return
         process = self._process = self._spawn()
@@ -294,18 +333,19 @@ def restart_pause_s(failures: int) -> float:
     return min(_PAUSE_MIN_S * 2**doublings, _PAUSE_MAX_S) if failures else 0.0
 
 
-def _listener(port: int, secured: Secured | None) -> Listener:
-    if secured is None:
-        return Listener(port=port)
+def _listener(port: int, how: Secured | Spoke | None) -> Listener:
+    if not isinstance(how, Secured):
+        return Listener(port=port, spoke=how)
     return Listener(
         port=port,
-        host=secured.host,
-        mesh=secured.mesh,
-        certificate=str(secured.certificate.absolute()),
-        key=str(secured.key.absolute()),
+        host=how.host,
+        mesh=how.mesh,
+        certificate=str(how.certificate.absolute()),
+        key=str(how.key.absolute()),
+        leaf_port=how.leaf_port,
     )
 
 
-def _place(listener: Listener) -> tuple[str, int, bool, str]:
+def _place(listener: Listener) -> tuple[str, int, bool, str, int]:
     """Returns what of a listener a server cannot change while it runs."""
-    return listener.host, listener.port, listener.secured, listener.mesh
+    return listener.host, listener.port, listener.secured, listener.mesh, listener.leaf_port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from msgspec import Struct
 from pmoves_mesh.server.access import Access
 from pmoves_mesh.server.accounts import accounts_block, quoted
 from pmoves_mesh.server.anchors import constrained_anchors
+from pmoves_mesh.server.leaf import Spoke, leaf_pins, monitored_block, spoke_block, taken_block
 
 HOST: Final = "127.0.0.1"
 MAX_PAYLOAD: Final = "1MB"
@@ -84,6 +86,8 @@ class Listener(Struct, frozen=True, kw_only=True):
         mesh: the mesh whose server it is; empty where it keeps no meshes apart.
         certificate: path of the server's certificate; empty for one that speaks plainly, on loopback.
         key: path of its private key.
+        leaf_port: where a secured one takes leaf nodes; 0 takes none.
+        spoke: as which leaf node a plain one logs in to the hub; None for one that is none.
     """
 
     port: int
@@ -91,11 +95,18 @@ class Listener(Struct, frozen=True, kw_only=True):
     mesh: str = ""
     certificate: str = ""
     key: str = ""
+    leaf_port: int = 0
+    spoke: Spoke | None = None
 
     @property
     def secured(self) -> bool:
         """Whether it takes mutual TLS alone."""
         return self.certificate != ""
+
+    @property
+    def certified(self) -> bool:
+        """Whether it shows a certificate, which may be renewed."""
+        return self.secured or (self.spoke is not None and self.spoke.remote is not None)
 
     @property
     def reached_at(self) -> str:
@@ -121,6 +132,8 @@ def render(files: ServerFiles, server_name: str, listener: Listener, accesses: S
     Source: docs.nats.io, "Configuration" and "JetStream, sync_interval".
     """
     host = f"[{listener.host}]" if ":" in listener.host else listener.host
+    spoke = listener.spoke
+    domain = f"    domain: {quoted(spoke.domain)}\n" if spoke else ""
     plain = f"""\
 listen: {quoted(f"{host}:{listener.port}")}
 server_name: {quoted(server_name)}
@@ -132,9 +145,11 @@ logfile_max_num: 3
 jetstream {{
     store_dir: {quoted(str(files.streams))}
     sync_interval: always
-}}
+{domain}}}
 """
-    return plain + _secured(files, listener, accesses) if listener.secured else plain
+    if listener.secured:
+        return plain + _secured(files, listener, accesses)
+    return plain if spoke is None else plain + monitored_block(files.directory) + spoke_block(spoke)
 
 
 def anchors(accesses: Sequence[Access]) -> str:
@@ -158,21 +173,30 @@ def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access])
 
     Source: docs.nats.io, "TLS Authentication" (verify_and_map, pinned_certs).
     """
-    own = {"cert_file": listener.certificate, "key_file": listener.key}
+    own = (listener.certificate, listener.key)
     guests = [
-        {"cert_file": access.certificate, "key_file": access.key}
+        (access.certificate, access.key)
         for access in accesses
         if access.certificate and access.mesh != listener.mesh
     ]
+    pins = {pin for access in accesses for member in access.members for pin in member.pins}
+    tls = _tls_block(files, (own, *guests), pins)
+    leafs = ""
+    if listener.leaf_port:
+        home = [access for access in accesses if access.mesh == listener.mesh]
+        theirs = {pin for access in home for pin in leaf_pins(access)}
+        leafs = taken_block(listener.host, listener.leaf_port, _tls_block(files, (own,), theirs))
+    limits = f"max_connections: {CONNECTIONS_MAX}\nmax_subscriptions: {SUBSCRIPTIONS_MAX}\n"
+    return limits + tls + leafs + accounts_block(accesses)
+
+
+def _tls_block(files: ServerFiles, certificates: Sequence[tuple[str, str]], pins: AbstractSet[str]) -> str:
     shown = "\n".join(
-        f"        {{cert_file: {quoted(one['cert_file'])}, key_file: {quoted(one['key_file'])}}}"
-        for one in (own, *guests)
+        f"        {{cert_file: {quoted(certificate)}, key_file: {quoted(key)}}}"
+        for certificate, key in certificates
     )
-    pins = sorted({pin for access in accesses for member in access.members for pin in member.pins})
-    pinned = "\n".join(f"        {quoted(pin)}" for pin in pins or (_NOBODY,))
+    pinned = "\n".join(f"        {quoted(pin)}" for pin in sorted(pins) or (_NOBODY,))
     return f"""\
-max_connections: {CONNECTIONS_MAX}
-max_subscriptions: {SUBSCRIPTIONS_MAX}
 tls {{
     certs: [
 {shown}
@@ -184,4 +208,4 @@ tls {{
 {pinned}
     ]
 }}
-{accounts_block(accesses)}"""
+"""

@@ -95,6 +95,7 @@ class Host:
             "SERVICE_REGISTRY_PORT": str(self.http_port),
             "PMOVES_NATS_PORT": str(self.nats_port),
             "PMOVES_DNS_PORT": "0",
+            "PMOVES_LEAF_PORT": "0",
         }
         return {**clean_environment(), **own, **self.settings}
 

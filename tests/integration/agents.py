@@ -93,6 +93,7 @@ class AgentProcess:
             "MESH_HOSTNAME": self.node,
             "SERVICE_REGISTRY_PORT": "0",
             "PMOVES_DNS_PORT": "0",
+            "PMOVES_LEAF_PORT": "0",  # several hubs may run here at once
             "MESH_NETWORK_MODE": "nats",  # so that the host's own Tailscale is left alone
             "PMOVES_CONTAINERS": "off",  # other tests' containers are none of its affair
             "PMOVES_DATA_DIR": str(self.data_dir),

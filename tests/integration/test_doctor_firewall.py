@@ -23,6 +23,7 @@ from pmoves_mesh.cli.findings import AgentState, Finding, Host, run_checks
 from pmoves_mesh.cli.nft_rules import Packet, Ruleset
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
+from pmoves_mesh.store.ledger import LEDGER_FILE, IssuedCertificate, Ledger
 
 PORT: Final = 4222
 OFFERED: Final = {"PMOVES_NATS_HOST": "0.0.0.0", "MESH_HOSTNAME": "alpha"}
@@ -136,6 +137,27 @@ def test_the_agents_own_port_counts_where_it_is_for_other_hosts(programs: Path):
     replays(programs, "ufw", UFW.format(rules="4222/tcp                   ALLOW IN    Anywhere"))
     (found,) = examine(programs.parent, tailnet=True, SERVICE_REGISTRY_HOST="0.0.0.0")
     assert "from port 8100" in found.what
+
+
+def test_the_port_for_leaf_nodes_counts_once_a_host_has_one(programs: Path):
+    rules = UFW.format(rules="4222/tcp                   ALLOW IN    Anywhere")
+    replays(programs, "ufw", rules)
+    assert [found.severity for found in examine(programs.parent, tailnet=True)] == ["ok"]
+    Ledger(programs.parent / "tls" / LEDGER_FILE).record(
+        IssuedCertificate(
+            fingerprint="1",
+            kind="service",
+            name="leaf-edge",
+            key_id="1",
+            der=b"",
+            not_before_ms=0,
+            not_after_ms=1,
+            issued_ms=0,
+            root="",
+        )
+    )
+    (found,) = examine(programs.parent, tailnet=True)
+    assert "from port 7422" in found.what
 
 
 def test_where_nothing_is_for_other_hosts_no_firewall_is_asked(programs: Path):

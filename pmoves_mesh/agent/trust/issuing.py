@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pmoves_mesh.core.limits import allows, patterns_of
-from pmoves_mesh.core.names import spiffe_id
+from pmoves_mesh.core.names import server_name_of, spiffe_id
 from pmoves_mesh.core.trust import Trust, fingerprint
 from pmoves_mesh.errors import (
     CertificateRequestRejected,
@@ -31,6 +31,7 @@ from pmoves_mesh.pki.files import read_certificates
 from pmoves_mesh.pki.requests import REQUEST_LENGTH_MAX, RequestedIdentity, key_id, read_request
 from pmoves_mesh.pki.templates import BACKDATE_S, NODE_LIFETIME_S, CertificateRequest, trust_domain_id
 from pmoves_mesh.ports import Enrolment, Renewal, ServiceRequest
+from pmoves_mesh.server.leaf import SERVICE_PREFIX
 from pmoves_mesh.store.ledger import LEDGER_FILE, IssuedCertificate, Ledger, StoredToken
 
 GRACE_MS: Final = 90 * 86_400_000
@@ -178,7 +179,7 @@ class Issuing:
             _refuse("name_not_allowed", f"the request is for {asked}, not for service {wanted.name}")
         requester = "" if wanted.requester == spiffe_id(self.mesh, "node", self.node) else wanted.requester
         if requester:
-            self._check_entitled(requester, wanted.name, now_ms)
+            self._check_entitled(requester, requested, now_ms)
         self._check_key(requested)
         vouched = self.ledger.certificates(kind="service", requester=requester)
         _check_pace(vouched, "certificates for services", now_ms)
@@ -197,9 +198,13 @@ class Issuing:
 
     def _requested(self, csr: str) -> RequestedIdentity:
         try:
-            return read_request(csr, self.mesh)
+            requested = read_request(csr, self.mesh)
         except CertificateRequestRejected as error:
             raise EnrolmentRefusedError("request_rejected", str(error)) from None
+        servers_name = server_name_of(self.mesh)
+        if requested.kind == "service" and servers_name in requested.dns_names:
+            _refuse("name_not_allowed", f"{servers_name} is the name of NATS servers: no service can have it")
+        return requested
 
     def _again(self, token: StoredToken, requested: RequestedIdentity, now_ms: int) -> Given:
         given = self.ledger.certificate(token.used_by)
@@ -236,7 +241,8 @@ class Issuing:
             if one.key_id != held.key_id and one.holds(now_ms) and one.issued_ms > issued_ms:
                 _refuse("name_taken", f"another host has become {held.kind} {held.name} since")
 
-    def _check_entitled(self, requester: str, service: str, now_ms: int) -> None:
+    def _check_entitled(self, requester: str, requested: RequestedIdentity, now_ms: int) -> None:
+        service = requested.name
         kind, _, name = requester.removeprefix(f"{trust_domain_id(self.mesh)}/").partition("/")
         if kind not in {"node", "operator"}:
             _refuse("not_allowed", f"{requester} cannot vouch for a service")
@@ -246,6 +252,9 @@ class Issuing:
         live = [one for one in known if one.holds(now_ms)]
         if not live:
             _refuse("certificate_revoked", f"{requester} has no certificate that holds")
+        if service.startswith(SERVICE_PREFIX):
+            _check_leaf(live[0], requested)
+            return
         allow = live[0].allow
         if not allows(allow, service):
             _refuse(
@@ -305,6 +314,14 @@ def _request(requested: RequestedIdentity, *, allow: tuple[str, ...], lifetime_s
         allow=allow,
         lifetime_s=lifetime_s,
     )
+
+
+def _check_leaf(holder: IssuedCertificate, requested: RequestedIdentity) -> None:
+    """Checks that a leaf node is that of the very node that asks, with its key: revoked with it, then."""
+    if (holder.kind, f"{SERVICE_PREFIX}{holder.name}") != ("node", requested.name):
+        _refuse("not_allowed", f"service {requested.name} is a node's leaf node: no other can have it")
+    if requested.key_id != holder.key_id:
+        _refuse("key_mismatch", f"service {requested.name} has to have the key of node {holder.name}")
 
 
 def _fingerprint_of(pem: str) -> str:
