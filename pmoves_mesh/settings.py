@@ -60,7 +60,8 @@ SETTINGS: Final = (
     Setting(
         "PMOVES_LEAF_PORT",
         "7422",
-        "port at which the hub takes leaf nodes, on both sides; on a hub 0 takes none",
+        "port at which the hub takes leaf nodes, on both sides: a hub listens there once a host has one; "
+        "0 takes none",
     ),
     Setting(
         "SERVICE_REGISTRY_HOST",

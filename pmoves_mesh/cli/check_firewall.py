@@ -53,9 +53,7 @@ def offered(config: Config) -> tuple[int, ...]:
     """Returns the ports at which this host is to be reached by others."""
     nats = config.embedded and not is_loopback(config.nats_host)
     http = config.http_port and not is_loopback(config.http_host)
-    leafs = (
-        nats and config.leaf_port and any(map(is_leaf, Ledger(config.tls_dir / LEDGER_FILE).certificates()))
-    )
+    leafs = nats and config.leaf_port and _has_leafs(config)
     return (
         *((config.nats_port,) if nats else ()),
         *((config.leaf_port,) if leafs else ()),
@@ -64,7 +62,7 @@ def offered(config: Config) -> tuple[int, ...]:
 
 
 def _has_leafs(config: Config) -> bool:
-    """Returns whether any host has a leaf node, so that the port for them is of use."""
+    """Returns whether any host has a leaf node: before that, nobody listens at the port for them."""
     return any(map(is_leaf, Ledger(config.tls_dir / LEDGER_FILE).certificates(kind="service")))
 
 

@@ -10,7 +10,7 @@ import asyncio
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,8 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.server import access as access_files
 from pmoves_mesh.server.access import Access
 from pmoves_mesh.server.files import lines_after, read_text, running_pid, size_of, write_text
-from pmoves_mesh.server.settings import Listener, ServerFiles, anchors, render
+from pmoves_mesh.server.host import stranger_at
+from pmoves_mesh.server.settings import Listener, ServerFiles, anchors, leaf_keys, render
 
 _LOCK_S: Final = 15.0
 _APPLIED_S: Final = 10.0
@@ -129,6 +130,7 @@ class Door:
         if listener is None:
             raise StartError(f"{self._files.directory} is not the directory of a nats-server")
         accesses = self._accesses(listener) if listener.secured else []
+        listener = self._spared(listener, accesses)
         if listener.secured and not accesses:
             raise StartError(f"who may log in to the nats-server of {self._files.directory} is not known")
         name = read_text(self._files.name).strip()
@@ -138,6 +140,17 @@ class Door:
             return write_text(self._files.config, config) or changed
         except OSError as error:
             raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
+
+    def _spared(self, listener: Listener, accesses: Sequence[Access]) -> Listener:
+        """Returns a listener without leaf nodes where their port is another's: all others matter more."""
+        if not leaf_keys(listener, accesses):
+            return listener
+        stranger = stranger_at(listener.leaf_port, listener.host, running_pid(self._files))
+        if not stranger:
+            return listener
+        problem = f"port {listener.leaf_port} is taken by {stranger}: set PMOVES_LEAF_PORT to a free one"
+        _log.error("leaf nodes are not taken", detail=problem)
+        return msgspec.structs.replace(listener, leaf_port=0)
 
     async def _apply(self, *, always: bool) -> None:
         changed = await asyncio.to_thread(self.configure)

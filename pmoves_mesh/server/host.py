@@ -12,12 +12,11 @@ from typing import Final
 import msgspec
 
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.server.settings import HOST, Listener
+from pmoves_mesh.server.settings import HOST
 
 _PROC: Final = Path("/proc")
 _LISTENING: Final = "0A"  # TCP_LISTEN, as /proc/net/tcp writes states (Linux, include/net/tcp_states.h)
 _ANSWER_S: Final = 1.0
-_LEAF_PORT: Final = "PMOVES_LEAF_PORT"
 
 
 class _Info(msgspec.Struct):
@@ -26,13 +25,8 @@ class _Info(msgspec.Struct):
     server_name: str = ""
 
 
-def check_free(port: int, host: str = HOST, setting: str = "PMOVES_NATS_PORT") -> None:
+def check_free(port: int, host: str = HOST) -> None:
     """Checks that nobody listens on a port, which tells more than a server's own failure would.
-
-    Args:
-        port: to listen on.
-        host: an address of this host.
-        setting: the variable that sets the port.
 
     Raises:
         StartError: if it is taken or cannot be used; says by whom and what to do.
@@ -50,22 +44,28 @@ def check_free(port: int, host: str = HOST, setting: str = "PMOVES_NATS_PORT") -
             ) from None
         if error.errno != errno.EADDRINUSE:
             raise StartError(
-                f"port {port} on {host} cannot be used ({error.strerror}): set another {setting}"
+                f"port {port} on {host} cannot be used ({error.strerror}): set another PMOVES_NATS_PORT"
             ) from None
-        instead = "or to 0, to take no leaf nodes"
-        if setting != _LEAF_PORT:
-            instead = "or, if it is a NATS server of yours, NATS_URL to it"
         raise StartError(
-            f"port {port} on {host} is taken by {holder_of(port)}: end it, or set {setting} "
-            f"to a free port, {instead}"
+            f"port {port} on {host} is taken by {holder_of(port)}: end it, or set PMOVES_NATS_PORT "
+            "to a free port, or, if it is a NATS server of yours, NATS_URL to it"
         ) from None
 
 
-def check_ports(listener: Listener) -> None:
-    """Checks that nobody listens on the ports that a server is to have; raises as `check_free`."""
-    check_free(listener.port, listener.host)
-    if listener.leaf_port:
-        check_free(listener.leaf_port, listener.host, _LEAF_PORT)
+def stranger_at(port: int, host: str, pid: int | None) -> str:
+    """Returns who keeps a process from listening on a port, itself left out; empty if nobody does.
+
+    Args:
+        port: to listen on.
+        host: an address of this host.
+        pid: the process, if it runs.
+    """
+    try:
+        check_free(port, host)
+    except StartError:
+        holder = holder_of(port)
+        return "" if pid is not None and holder.endswith(f"(pid {pid})") else holder
+    return ""
 
 
 async def name_at(port: int, host: str = HOST) -> str | None:

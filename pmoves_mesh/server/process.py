@@ -24,7 +24,7 @@ from pmoves_mesh.server.binary import Binary
 from pmoves_mesh.server.child import ServerProcess
 from pmoves_mesh.server.door import Door, RestartNeeded
 from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
-from pmoves_mesh.server.host import check_ports, name_at
+from pmoves_mesh.server.host import check_free, name_at
 from pmoves_mesh.server.leaf import Spoke
 from pmoves_mesh.server.settings import Listener, ServerFiles
 
@@ -223,7 +223,9 @@ class EmbeddedServer:
 
     async def _launch(self) -> None:
         self._process = None
-        await asyncio.to_thread(check_ports, self._listener)
+        await asyncio.to_thread(check_free, self._listener.port, self._listener.host)
+        async with self._door.held():
+            await asyncio.to_thread(self._door.configure)
         if self._stopped.is_set():
             return
         process = self._process = self._spawn()

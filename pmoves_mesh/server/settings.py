@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from pmoves_mesh.server.access import Access
+from pmoves_mesh.server.access import Access, Pin
 from pmoves_mesh.server.accounts import accounts_block, quoted
 from pmoves_mesh.server.anchors import constrained_anchors
 from pmoves_mesh.server.leaf import Spoke, leaf_pins, monitored_block, spoke_block, taken_block
@@ -164,6 +164,12 @@ def anchors(accesses: Sequence[Access]) -> str:
     )
 
 
+def leaf_keys(listener: Listener, accesses: Sequence[Access]) -> AbstractSet[Pin]:
+    """Returns the pins of those for whom the server listens to leaf nodes; without any, it does not."""
+    home = [access for access in accesses if access.mesh == listener.mesh and listener.leaf_port]
+    return {pin for access in home for pin in leaf_pins(access)}
+
+
 def _users_beside(access: Access, accesses: Sequence[Access]) -> list[str]:
     return [member.identity for other in accesses if other.mesh != access.mesh for member in other.members]
 
@@ -182,9 +188,8 @@ def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access])
     pins = {pin for access in accesses for member in access.members for pin in member.pins}
     tls = _tls_block(files, (own, *guests), pins)
     leafs = ""
-    if listener.leaf_port:
-        home = [access for access in accesses if access.mesh == listener.mesh]
-        theirs = {pin for access in home for pin in leaf_pins(access)}
+    theirs = leaf_keys(listener, accesses)
+    if theirs:
         leafs = taken_block(listener.host, listener.leaf_port, _tls_block(files, (own,), theirs))
     limits = f"max_connections: {CONNECTIONS_MAX}\nmax_subscriptions: {SUBSCRIPTIONS_MAX}\n"
     return limits + tls + leafs + accounts_block(accesses)

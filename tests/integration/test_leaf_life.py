@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agents import AgentProcess, eventually
+from agents import DEADLINE_S, AgentProcess, eventually
 from cryptography import x509
 from leaf_support import Edge, Hub, client_at
 from nats.js.api import StreamConfig
-from ports import free_port
 
 from pmoves_mesh.server.child import command_of
 from pmoves_mesh.store.ledger import LEDGER_FILE, Ledger
@@ -173,25 +173,43 @@ def leaf_line(edge: Edge) -> dict[str, str]:
     return dict(found)
 
 
-def test_a_taken_port_for_leaf_nodes_stops_the_start_with_one_line(tmp_path: Path, hub: Hub):
-    second = Hub(tmp_path / "second")
-    second.settings["PMOVES_LEAF_PORT"] = str(hub.leaf_port)
-    second.launch()
-    assert second.wait() == 1
-    assert f"port {hub.leaf_port} on 0.0.0.0 is taken by nats-server" in second.log
-    assert "PMOVES_LEAF_PORT" in second.log
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_server_that_took_no_leaf_nodes_is_started_anew_to_take_them(tmp_path: Path):
-    port = free_port()
-    hub = Hub(tmp_path)
-    hub.settings["PMOVES_LEAF_PORT"] = "0"
-    with hub:
-        hub.ready()
+def test_a_hub_listens_for_leaf_nodes_once_there_is_one(hub: Hub, tmp_path: Path):
+    assert not listens(hub.leaf_port)
+    with joined(hub, tmp_path) as edge:
+        edge.is_leaf()
+        assert listens(hub.leaf_port)
+
+
+def test_a_taken_port_for_leaf_nodes_keeps_nobody_else_from_the_hub(hub: Hub, tmp_path: Path):
+    with joined(hub, tmp_path) as edge:
+        edge.is_leaf()
+        hub.terminate()
+        with socket.create_server(("0.0.0.0", hub.leaf_port)):
+            hub.restart()
+            (line,) = hub.logged("leaf nodes are not taken")[:1]
+            assert f"port {hub.leaf_port} is taken by" in line["detail"]
+            assert "PMOVES_LEAF_PORT" in line["detail"]
+            eventually(edge.is_ready, "the host is in the mesh", DEADLINE_S)
+        hub.terminate()
+        hub.restart()
+        edge.is_leaf()
+
+
+def test_a_server_that_took_no_leaf_nodes_is_started_anew_to_take_them(hub: Hub, tmp_path: Path):
+    port, hub.settings["PMOVES_LEAF_PORT"] = hub.leaf_port, "0"
+    hub.terminate()
+    hub.restart()
+    with joined(hub, tmp_path) as edge:
+        eventually((edge.data_dir / "leaf" / "leaf.crt").exists, "it has its identity", DEADLINE_S)
         hub.kill()
         hub.settings["PMOVES_LEAF_PORT"] = str(port)
         hub.restart()
-        assert f"Listening for leafnode connections on 0.0.0.0:{port}" in hub.server_log
+        edge.is_leaf()
 
 
 @pytest.mark.parametrize(
