@@ -42,6 +42,7 @@ def nats_settings(config: Config) -> NatsSettings:
             tls_server=config.mesh,
             inbox_prefix=inbox_prefix("node", config.node),
             api_prefix=JETSTREAM_API if keeps_ca(config) else MESH_API,
+            ordered=config.nats_cluster != (),
         )
     return NatsSettings(
         servers=config.nats_servers,

@@ -22,6 +22,7 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.server.access import Access, encode
 from pmoves_mesh.server.binary import Binary
 from pmoves_mesh.server.child import ServerProcess
+from pmoves_mesh.server.cluster import Cluster
 from pmoves_mesh.server.door import Door
 from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
 from pmoves_mesh.server.host import check_free, name_at
@@ -47,6 +48,7 @@ class Secured(Struct, frozen=True, kw_only=True):
         certificate: path of the server's certificate, which is its node's.
         key: path of its private key.
         access: who may log in; None where an earlier run has said so.
+        cluster: the servers that keep the streams together with this one; None where it is alone.
     """
 
     host: str
@@ -54,6 +56,7 @@ class Secured(Struct, frozen=True, kw_only=True):
     certificate: Path
     key: Path
     access: Access | None = None
+    cluster: Cluster | None = None
 
 
 class EmbeddedServer:
@@ -100,6 +103,7 @@ class EmbeddedServer:
         """
         self._stopped.clear()
         await asyncio.to_thread(self._make_directory)
+        await asyncio.to_thread(self._check_not_left)
         async with self._door.held():
             before = await asyncio.to_thread(self._door.listener)
             changed = await asyncio.to_thread(self._prepare)
@@ -245,16 +249,25 @@ class EmbeddedServer:
         except OSError as error:
             raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
 
+    def _check_not_left(self) -> None:
+        """Keeps a server from going on alone with nothing, whose streams are kept by several."""
+        shared = self._files.shared_streams
+        if self._listener.cluster is None and shared.is_dir() and any(shared.iterdir()):
+            raise StartError(
+                f"{shared} holds this host's part of what several nats-servers keep together: "
+                "set PMOVES_NATS_CLUSTER as it was, or move that directory away to begin without it"
+            )
+
     def _prepare(self) -> bool:
         """Writes the server's name, where it listens, who may log in, and its configuration.
 
         Returns whether the configuration changed.
         """
         try:
-            self._name = read_text(self._files.name).strip()
-            if not self._name:
-                self._name = f"pmoves-mesh-{secrets.token_hex(8)}"
-                write_text(self._files.name, self._name)
+            cluster = self._listener.cluster
+            named = cluster.own if cluster else read_text(self._files.name).strip()
+            self._name = named or f"pmoves-mesh-{secrets.token_hex(8)}"
+            write_text(self._files.name, self._name)
             write_text(self._files.listener, msgspec.json.encode(self._listener).decode())
             access = self._secured.access if self._secured else None
             if access is not None:
@@ -269,6 +282,8 @@ class EmbeddedServer:
 
         A plain server has one account, a secured one has one for each mesh.
         """
+        if before is not None and before.cluster is not None:
+            return
         had = before.mesh if before and before.secured else _PLAIN_ACCOUNT
         has = self._listener.mesh if self._listener.secured else _PLAIN_ACCOUNT
         try:
@@ -303,9 +318,10 @@ def _listener(port: int, secured: Secured | None) -> Listener:
         mesh=secured.mesh,
         certificate=str(secured.certificate.absolute()),
         key=str(secured.key.absolute()),
+        cluster=secured.cluster,
     )
 
 
-def _place(listener: Listener) -> tuple[str, int, bool, str]:
+def _place(listener: Listener) -> tuple[str, int, bool, str, Cluster | None]:
     """Returns what of a listener a server cannot change while it runs."""
-    return listener.host, listener.port, listener.secured, listener.mesh
+    return listener.host, listener.port, listener.secured, listener.mesh, listener.cluster

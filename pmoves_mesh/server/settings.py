@@ -11,6 +11,7 @@ from msgspec import Struct
 from pmoves_mesh.server.access import Access
 from pmoves_mesh.server.accounts import accounts_block, quoted
 from pmoves_mesh.server.anchors import constrained_anchors
+from pmoves_mesh.server.cluster import Cluster, cluster_block
 
 HOST: Final = "127.0.0.1"
 MAX_PAYLOAD: Final = "1MB"
@@ -72,8 +73,13 @@ class ServerFiles(Struct, frozen=True):
 
     @property
     def streams(self) -> Path:
-        """The streams and buckets."""
+        """The streams and buckets of a server that is alone."""
         return self.directory / "jetstream"
+
+    @property
+    def shared_streams(self) -> Path:
+        """This server's part of the streams and buckets that several keep together."""
+        return self.directory / "cluster"
 
 
 class Listener(Struct, frozen=True, kw_only=True):
@@ -84,6 +90,7 @@ class Listener(Struct, frozen=True, kw_only=True):
         mesh: the mesh whose server it is; empty where it keeps no meshes apart.
         certificate: path of the server's certificate; empty for one that speaks plainly, on loopback.
         key: path of its private key.
+        cluster: the servers that keep the streams together with it; None where it is alone.
     """
 
     port: int
@@ -91,6 +98,7 @@ class Listener(Struct, frozen=True, kw_only=True):
     mesh: str = ""
     certificate: str = ""
     key: str = ""
+    cluster: Cluster | None = None
 
     @property
     def secured(self) -> bool:
@@ -121,6 +129,7 @@ def render(files: ServerFiles, server_name: str, listener: Listener, accesses: S
     Source: docs.nats.io, "Configuration" and "JetStream, sync_interval".
     """
     host = f"[{listener.host}]" if ":" in listener.host else listener.host
+    streams = files.streams if listener.cluster is None else files.shared_streams
     plain = f"""\
 listen: {quoted(f"{host}:{listener.port}")}
 server_name: {quoted(server_name)}
@@ -130,7 +139,7 @@ log_file: {quoted(str(files.log))}
 logfile_size_limit: 10MB
 logfile_max_num: 3
 jetstream {{
-    store_dir: {quoted(str(files.streams))}
+    store_dir: {quoted(str(streams))}
     sync_interval: always
 }}
 """
@@ -170,6 +179,7 @@ def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access])
     )
     pins = sorted({pin for access in accesses for member in access.members for pin in member.pins})
     pinned = "\n".join(f"        {quoted(pin)}" for pin in pins or (_NOBODY,))
+    routes = _routes(files, listener, accesses)
     return f"""\
 max_connections: {CONNECTIONS_MAX}
 max_subscriptions: {SUBSCRIPTIONS_MAX}
@@ -184,4 +194,11 @@ tls {{
 {pinned}
     ]
 }}
-{accounts_block(accesses)}"""
+{routes}{accounts_block(accesses)}"""
+
+
+def _routes(files: ServerFiles, listener: Listener, accesses: Sequence[Access]) -> str:
+    if listener.cluster is None:
+        return ""
+    own = next(access for access in accesses if access.mesh == listener.mesh)
+    return cluster_block(listener.cluster, own, listener.certificate, listener.key, str(files.anchors))
