@@ -36,6 +36,7 @@ from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.resources.equipment import equip
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trust.certificates import CertificateWatch
+from pmoves_mesh.agent.trust.issued import IssuedLister
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca, local_secret
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import CapacityError, StoreError
@@ -114,12 +115,26 @@ async def serve(
         pid_file = PidFile(config.data_dir / PID_FILE)
         pid_file.acquire()
         stack.callback(pid_file.release)
-        ground = await lay(config, clock, stack)
+        ground = await _unless(stop, lay(config, clock, stack))
+        if ground is None:
+            return
         store = await stack.enter_async_context(Store.opened(config.data_dir))
         voice = await _find_voice(ground, store)
         parts = await _assemble(ground, voice, stack, listening)
         parts.notifier.ready()
         await _run(parts, stop)
+
+
+async def _unless(stop: asyncio.Event, laying: Coroutine[Any, Any, Ground]) -> Ground | None:
+    """Returns the ground, or None if the agent is to end before it is laid: it may wait for others."""
+    task, stopped = asyncio.ensure_future(laying), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 async def _find_voice(ground: Ground, store: Store) -> _Voice:
@@ -223,6 +238,7 @@ def _facade(
         enrols=keeps_ca(config),
         tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         settled=lambda: voice.outbox.depth == 0,
+        issued=IssuedLister(config.node, ground.ledger, clock) if keeps_ca(config) else None,
     )
 
 
