@@ -20,6 +20,7 @@ from pmoves_mesh.agent.containers.taking_part import containers_for
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
+from pmoves_mesh.agent.growing import Growth
 from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.lan import telling
 from pmoves_mesh.agent.link import Link
@@ -168,6 +169,8 @@ async def _assemble(
     config, clock, connection = ground.config, ground.clock, ground.connection
     replica, author, registrations = voice.replica, voice.author, voice.registrations
     link = Link(config, connection, replica, ground.identity, clock)
+    growth = Growth(ground, link.rejoin)
+    link.before_streams = growth.carry
     names = frozenset({config.node, ground.host, socket.gethostname().lower()})
     clones, watch = Clones(author), CertificateWatch(config, clock)
     metrics, readers = _metrics(ground, voice, watch)
@@ -205,7 +208,15 @@ async def _assemble(
     cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
-    joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
+    joined = (
+        link.tend,
+        growth.run,
+        reconciler.run,
+        lease.run,
+        looking,
+        *_speaking(ground, voice),
+        *custody.joined_loops,
+    )
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -11,7 +11,7 @@ from pmoves_mesh.agent.follower import Follower, Upstream
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import JETSTREAM_API, MESH_API, inbox_prefix
-from pmoves_mesh.errors import LogError, LogUnavailable
+from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
@@ -66,6 +66,7 @@ class Link:
         identity: who this node is.
         begun_anew: set whenever the replica began anew; whoever waits for it clears it.
         begin_anew: makes the replica anew, and returns when it follows the stream again.
+        before_streams: what is to be done before streams are made; nothing, unless it is set.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Link:
     ) -> None:
         self.connection: Final = connection
         self.identity = identity
+        self.before_streams: Callable[[], Awaitable[None]] = _nothing
         self._config = config
         self._replica = replica
         self._clock = clock
@@ -141,13 +143,19 @@ class Link:
 
     async def _ensure(self) -> LogBounds:
         config, trust = self._config, self._replica.verifier.trust
-        return await topology.ensure(
-            self.connection,
-            config.mesh,
-            (*trust.root_fingerprints, *trust.retired),
-            max_age_s=config.stream_max_age_s,
-            max_bytes=config.stream_max_bytes,
-        )
+        await self.before_streams()
+        try:
+            return await topology.ensure(
+                self.connection,
+                config.mesh,
+                (*trust.root_fingerprints, *trust.retired),
+                max_age_s=config.stream_max_age_s,
+                max_bytes=config.stream_max_bytes,
+            )
+        except RightMissing as error:
+            if config.nats_cluster and not keeps_ca(config):
+                raise LogUnavailable(str(error)) from None  # the host that may make them has yet to come
+            raise
 
     async def rejoin(self) -> None:
         """Brings what the stream says of the mesh's CA up to date, as after a rotation.
@@ -164,3 +172,7 @@ class Link:
             LogUnavailable: if the log cannot be reached.
         """
         await self._follower.show(identity)
+
+
+async def _nothing() -> None:
+    pass

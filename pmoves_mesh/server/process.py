@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.server.access import Access, encode
@@ -24,7 +25,15 @@ from pmoves_mesh.server.binary import Binary
 from pmoves_mesh.server.child import ServerProcess
 from pmoves_mesh.server.cluster import Cluster
 from pmoves_mesh.server.door import Door
-from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
+from pmoves_mesh.server.files import (
+    last_lines,
+    move_account,
+    put_back,
+    read_text,
+    running_pid,
+    set_aside,
+    write_text,
+)
 from pmoves_mesh.server.host import check_free, name_at
 from pmoves_mesh.server.settings import Listener, ServerFiles
 
@@ -282,15 +291,24 @@ class EmbeddedServer:
 
         A plain server has one account, a secured one has one for each mesh.
         """
-        if before is not None and before.cluster is not None:
-            return
         had = before.mesh if before and before.secured else _PLAIN_ACCOUNT
         has = self._listener.mesh if self._listener.secured else _PLAIN_ACCOUNT
         try:
+            if self._listener.cluster is None and put_back(self._files):
+                _log.info("streams kept", account=has, before="a cluster that was not begun")
             if move_account(self._files, had, has):
                 _log.info("streams kept", account=has, before=had)
+            if self._may_carry() and set_aside(self._files):
+                _log.info("streams set aside, to be carried into the cluster", account=has)
         except OSError as error:
             raise StartError(f"{self._files.streams}: cannot be moved ({error.strerror})") from None
+
+    def _may_carry(self) -> bool:
+        """Whether this node may carry what it held alone into the cluster: only one node makes streams."""
+        cluster, access = self._listener.cluster, self._secured.access if self._secured else None
+        if cluster is None or access is None:
+            return False
+        return access.owner == spiffe_id(access.mesh, "node", cluster.own)
 
     def _last_words(self, process: ServerProcess) -> str:
         """Returns how a process ended, and the last complaint that it left."""

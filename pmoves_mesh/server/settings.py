@@ -81,6 +81,11 @@ class ServerFiles(Struct, frozen=True):
         """This server's part of the streams and buckets that several keep together."""
         return self.directory / "cluster"
 
+    @property
+    def growing(self) -> ServerFiles:
+        """Where the server of the streams runs that this one held alone, while others take them over."""
+        return ServerFiles(self.directory.with_name("growing") / "nats")
+
 
 class Listener(Struct, frozen=True, kw_only=True):
     """Where a server listens, and as whom.
