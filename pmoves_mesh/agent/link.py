@@ -11,7 +11,7 @@ from pmoves_mesh.agent.follower import Follower, Upstream
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca
 from pmoves_mesh.config import Config
 from pmoves_mesh.core.names import JETSTREAM_API, MESH_API, inbox_prefix
-from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
+from pmoves_mesh.errors import LogError, LogUnavailable
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
@@ -86,7 +86,9 @@ class Link:
             identities=NatsBucket(connection, topology.IDENTITIES),
             queue=NatsWorkQueue(connection),
         )
-        self._follower = Follower(upstream, replica, lambda: self.identity, clock)
+        # The host of the CA makes the streams, and shows this node's certificate.
+        patient = config.nats_cluster != () and not keeps_ca(config)
+        self._follower = Follower(upstream, replica, lambda: self.identity, clock, patient=patient)
         self.begun_anew: Final = self._follower.begun_anew
         self.begin_anew: Final = self._follower.begin_anew
 
@@ -144,18 +146,13 @@ class Link:
     async def _ensure(self) -> LogBounds:
         config, trust = self._config, self._replica.verifier.trust
         await self.before_streams()
-        try:
-            return await topology.ensure(
-                self.connection,
-                config.mesh,
-                (*trust.root_fingerprints, *trust.retired),
-                max_age_s=config.stream_max_age_s,
-                max_bytes=config.stream_max_bytes,
-            )
-        except RightMissing as error:
-            if config.nats_cluster and not keeps_ca(config):
-                raise LogUnavailable(str(error)) from None  # the host that may make them has yet to come
-            raise
+        return await topology.ensure(
+            self.connection,
+            config.mesh,
+            (*trust.root_fingerprints, *trust.retired),
+            max_age_s=config.stream_max_age_s,
+            max_bytes=config.stream_max_bytes,
+        )
 
     async def rejoin(self) -> None:
         """Brings what the stream says of the mesh's CA up to date, as after a rotation.
