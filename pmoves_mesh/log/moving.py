@@ -8,6 +8,7 @@ Source: NATS ADR-1 (JetStream JSON API); nats-server, `STREAM.SNAPSHOT` and `STR
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -18,7 +19,7 @@ from nats.aio.msg import Msg
 
 from pmoves_mesh.errors import LogError, LogUnavailable
 from pmoves_mesh.log import api
-from pmoves_mesh.log.api import Refused, StreamInfo, StreamNames, call, refusal
+from pmoves_mesh.log.api import Done, Refused, StreamInfo, StreamNames, call, refusal
 from pmoves_mesh.log.headers import status
 from pmoves_mesh.log.session import Session
 from pmoves_mesh.log.topology import BEGUN, begun_of
@@ -29,6 +30,16 @@ _PIECE_S: Final = 10.0
 _END_S: Final = 60.0
 _END: Final = 204
 _NAMES_MAX: Final = 1024
+_NAME_TAKEN: Final = 10130
+_BROKEN_S: Final = 6.0
+"""A restore that does not go on is given up after 5 s by the server that took it."""
+
+_RETRY_S: Final = 0.1
+_REACHED_S: Final = 5.0
+"""How long it may take until all servers know where one of them takes the pieces."""
+
+_ALIKE_S: Final = 5.0
+"""Within which both servers have dropped what has reached its age."""
 
 
 class _Snapshot(Struct):
@@ -61,12 +72,9 @@ async def is_carried(source: Session, target: Session, stream: str) -> bool:
         LogError: if there is another of that name, or it lacks what the source holds.
     """
     held = await call(source, f"STREAM.INFO.{stream}", StreamInfo)
-    try:
-        found = await call(target, f"STREAM.INFO.{stream}", StreamInfo)
-    except Refused as error:
-        if error.err_code == api.STREAM_NOT_FOUND:
-            return False
-        raise
+    found = await _found(target, stream)
+    if found is None:
+        return False
     if begun_of(found) != begun_of(held) or found.state.last_seq < held.state.last_seq:
         raise LogError(f"the cluster holds another stream {stream} than this host did before")
     return True
@@ -80,23 +88,42 @@ async def carry(source: Session, target: Session, stream: str) -> StreamInfo:
 
     Raises:
         LogUnavailable: if one side does not answer; what had begun is then no more.
-        LogError: if it cannot be carried over, or did not arrive whole.
+        LogError: if it cannot be carried over.
     """
     held = await call(source, f"STREAM.INFO.{stream}", StreamInfo)
     async with _snapshot(source, stream) as (snapshot, pieces):
         body = {"config": _config(snapshot.config, begun_of(held)), "state": snapshot.state}
-        made = await call(target, f"STREAM.RESTORE.{stream}", _Restore, body, _PIECE_S)
+        made = await _begin(target, stream, body)
         async for piece in pieces:
             await _hand_over(target, made.deliver_subject, piece.data)
             if piece.reply:
                 await source.publish(piece.reply)
-        arrived = await _finish(target, made.deliver_subject)
-    expected = msgspec.convert(snapshot.state, api.StreamState)
-    # The oldest may have reached their age meanwhile.
-    aged = arrived.state.first_seq - expected.first_seq
-    if arrived.state.last_seq != expected.last_seq or arrived.state.messages < expected.messages - aged:
-        raise LogError(f"stream {stream} did not arrive whole: {arrived.state} of {expected}")
-    return arrived
+        await _finish(target, made.deliver_subject)
+    return await _whole(source, target, stream)
+
+
+async def _whole(source: Session, target: Session, stream: str) -> StreamInfo:
+    """Returns a stream that was carried over, once all of it is seen to be there; else it is removed there.
+
+    What comes to it there meanwhile does not count.
+
+    Raises:
+        LogUnavailable: if something is missing; it is to be tried again.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + _ALIKE_S
+    while True:
+        held = await call(source, f"STREAM.INFO.{stream}", StreamInfo)
+        found = await _found(target, stream)
+        if found is not None:
+            fresh = found.state.last_seq - held.state.last_seq
+            if fresh >= 0 and found.state.messages - fresh >= held.state.messages:
+                return found
+        if loop.time() >= give_up_s:
+            break
+        await asyncio.sleep(_RETRY_S)
+    await call(target, f"STREAM.DELETE.{stream}", Done, timeout_s=_PIECE_S)
+    raise LogUnavailable(f"stream {stream} did not arrive whole; trying again")
 
 
 @asynccontextmanager
@@ -125,22 +152,50 @@ async def _snapshot(source: Session, stream: str) -> AsyncIterator[tuple[_Snapsh
         yield snapshot, pieces()
 
 
+async def _found(target: Session, stream: str) -> StreamInfo | None:
+    try:
+        return await call(target, f"STREAM.INFO.{stream}", StreamInfo)
+    except Refused as error:
+        if error.err_code == api.STREAM_NOT_FOUND:
+            return None
+        raise
+
+
+async def _begin(target: Session, stream: str, body: dict[str, Any]) -> _Restore:
+    """Begins a restore; one that broke off before, and keeps the name taken without a stream, is removed.
+
+    Raises:
+        LogUnavailable: if it is to be tried again.
+    """
+    try:
+        return await call(target, f"STREAM.RESTORE.{stream}", _Restore, body, _PIECE_S)
+    except Refused as error:
+        if error.err_code != _NAME_TAKEN:
+            raise
+    await asyncio.sleep(_BROKEN_S)
+    if await _found(target, stream) is None:
+        await call(target, f"STREAM.DELETE.{stream}", Done, timeout_s=_PIECE_S)
+    raise LogUnavailable(f"an attempt to carry stream {stream} had broken off; trying again")
+
+
 async def _hand_over(target: Session, subject: str, piece: bytes) -> None:
-    answer = await target.request(subject, piece, timeout_s=_PIECE_S)
-    if status(answer):
-        raise LogUnavailable(f"nobody takes the restored stream on {subject}")
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + _REACHED_S
+    while status(answer := await target.request(subject, piece, timeout_s=_PIECE_S)):
+        if loop.time() >= give_up_s:
+            raise LogUnavailable(f"nobody takes the restored stream on {subject}")
+        await asyncio.sleep(_RETRY_S)
     fault = msgspec.json.decode(answer.data, type=_Taken).error if answer.data else None
     if fault is not None:
         raise refusal(subject, fault)
 
 
-async def _finish(target: Session, subject: str) -> StreamInfo:
-    """Says that all was sent, and returns the stream as it then is."""
+async def _finish(target: Session, subject: str) -> None:
+    """Says that all was sent, and returns once it is taken up."""
     answer = await target.request(subject, timeout_s=_END_S)
     fault = msgspec.json.decode(answer.data, type=_Taken).error
     if fault is not None:
         raise refusal(subject, fault)
-    return msgspec.json.decode(answer.data, type=StreamInfo)
 
 
 def _config(config: dict[str, Any], begun: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ OWNING: Final = (
     f"$KV.{IDENTITIES}.>",
     *(
         f"{JETSTREAM_API}STREAM.{verb}.{stream}"
-        for verb in ("CREATE", "UPDATE", "SNAPSHOT", "RESTORE")
+        for verb in ("CREATE", "UPDATE", "DELETE", "SNAPSHOT", "RESTORE")
         for stream in (*_STREAMS, *_APPLICATIONS)
     ),
     *(f"$JS.SNAPSHOT.ACK.{stream}.>" for stream in (*_STREAMS, *_APPLICATIONS)),

@@ -18,6 +18,7 @@ from joined import OPEN, joined, knows, token_of
 READER: Final = Path(__file__).with_name("stream_reader.py")
 NAMES: Final = ("alpha", "beta", "gamma")
 GROWN_S: Final = 60.0
+ANNOUNCED: Final = "mesh.node.announce.v1"
 
 Maker = Callable[..., list[Host]]
 
@@ -103,6 +104,16 @@ def history(host: Host) -> list[list[Any]]:
     found = stream(host)
     assert found, host.log[-3000:]
     return list(found["events"])
+
+
+def missing(held: Iterable[list[Any]], events: list[list[Any]]) -> list[list[Any]]:
+    """Returns what is not, or not at its position, among `events`; a repeated announcement may have ended."""
+    found = {position: (subject, digest) for position, subject, digest in events}
+    return [
+        [position, subject, digest]
+        for position, subject, digest in held
+        if found.get(position) != (subject, digest) and not (position not in found and subject == ANNOUNCED)
+    ]
 
 
 def all_know(hosts: Iterable[Host], service: str) -> None:

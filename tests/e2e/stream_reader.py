@@ -1,6 +1,6 @@
 """A program of a host: reads the mesh's stream with that host's settings, and prints what it holds.
 
-One line of JSON: for each message its position and the SHA-256 of what it says; and of
+One line of JSON: for each message its position, its subject and the SHA-256 of what it says; and of
 each stream and bucket, on how many servers it is, all of them current.
 """
 
@@ -31,10 +31,11 @@ async def read() -> dict[str, Any]:
             info = await call(connection.session(), f"STREAM.INFO.{stream}", StreamInfo)
             others = (info.cluster.replicas or []) if info.cluster else []
             servers[stream] = 1 + sum(other.current for other in others)
-        events: list[tuple[int, str]] = []
+        events: list[tuple[int, str, str]] = []
         async for batch in NatsEventLog(connection).tail(0):
             events += [
-                (one.position, hashlib.sha256(one.sealed.payload).hexdigest()) for one in batch.messages
+                (one.position, one.sealed.subject, hashlib.sha256(one.sealed.payload).hexdigest())
+                for one in batch.messages
             ]
             if batch.pending == 0:
                 return {"servers": servers, "events": events}

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from clustered import NAMES, all_know, begun_alone, grow, history, is_whole, kill, register, start, told
+from clustered import (
+    NAMES,
+    all_know,
+    begun_alone,
+    grow,
+    history,
+    is_whole,
+    kill,
+    missing,
+    register,
+    start,
+    told,
+)
 from hosts import Host, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -13,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 EARLY = 20
 
 
-def status(host: Host) -> dict[str, object]:
+def status(host: Host) -> dict[str, Any]:
     return dict(host.json("status")["registry"])
 
 
@@ -26,11 +39,11 @@ def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
     before = history(alpha)
     grow(hosts)
     after = history(beta)
-    assert after[: len(before)] == before
+    assert missing(before, after) == []
     for number in range(EARLY):
         all_know(hosts, f"early-{number}")
     for host in hosts:
-        assert status(host)["repairs"] == {}, told([host])
+        assert set(status(host)["repairs"].values()) == {0}, told([host])
         assert status(host)["gaps"] == 0
         assert not (host.directory / "data" / "growing").exists()
     for lost in hosts:
@@ -45,5 +58,5 @@ def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
         for host in rest:
             all_know([lost], f"without-{lost.directory.name}-at-{host.directory.name}")
         wait_until(lambda: is_whole(alpha), f"all is on three again\n{told(hosts)}", 60)
-        assert history(lost)[: len(held)] == held
-    assert {one["name"] for one in alpha.json("nodes")} >= set(NAMES)
+        assert missing(held, history(lost)) == []
+    assert {one["name"] for one in alpha.json("nodes")["nodes"]} >= set(NAMES)
