@@ -78,13 +78,13 @@ def register(host: Host, service: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def stream(host: Host) -> dict[str, Any]:
+def stream(host: Host, **settings: str) -> dict[str, Any]:
     """Returns what the mesh's NATS holds, as a host sees it; nothing while it cannot be asked."""
     assert host.place is not None
     done = subprocess.run(
         [*host.place.inside, sys.executable, str(READER)],
         cwd=host.directory,
-        env=host.environment,
+        env={**host.environment, **settings},
         capture_output=True,
         text=True,
         timeout=30,
