@@ -123,6 +123,7 @@ def all_know(hosts: Iterable[Host], service: str) -> None:
 
 def kill(host: Host) -> None:
     """Ends agent and nats-server as a power failure would."""
-    pid = int((host.directory / "data" / "nats" / "nats-server.pid").read_text())
     host.kill()
-    os.kill(pid, signal.SIGKILL)
+    file = host.directory / "data" / "nats" / "nats-server.pid"
+    if file.exists():
+        os.kill(int(file.read_text()), signal.SIGKILL)

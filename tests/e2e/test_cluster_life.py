@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 from clustered import (
+    GROWN_S,
     NAMES,
     all_know,
     begun_alone,
     grow,
     history,
     is_whole,
+    join,
     kill,
     missing,
     register,
+    set_cluster,
     start,
+    stream,
     told,
 )
 from hosts import Host, wait_until
@@ -87,11 +92,15 @@ def test_who_joins_later_logs_in_at_any_of_the_three_and_who_is_revoked_at_none(
     register(delta, "at-delta")
     all_know(members[1:], "at-delta")
     start([members[0]])
-    done = members[0].run("certs", "revoke", "node/delta", "--yes")
+    done = members[0].run("certs", "revoke", "node/delta", "--reason", "stolen")
     assert done.returncode == 0, done.stderr
     for member in members:
         wait_until(lambda at=member: not logs_in(delta, at), "the revoked node is shut out", 20)
         assert is_whole(member)
+
+
+def has_said(host: Host, what: str, since: int) -> bool:
+    return what in host.log[since:] and host.pid is not None
 
 
 def test_nothing_is_lost_where_the_first_host_dies_while_the_mesh_grows(
@@ -106,9 +115,8 @@ def test_nothing_is_lost_where_the_first_host_dies_while_the_mesh_grows(
     with ThreadPoolExecutor() as pool:
         others = pool.submit(start, hosts[1:])
         for moment in MOMENTS:
-            said = len(first.log)
             starting = pool.submit(first.run, "up")
-            wait_until(lambda: moment in first.log[said:] and first.pid is not None, moment, GROWN_S)
+            wait_until(partial(has_said, first, moment, len(first.log)), moment, GROWN_S)
             kill(first)
             starting.result()
         start([first])
