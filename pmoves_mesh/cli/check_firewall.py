@@ -48,7 +48,8 @@ def offered(config: Config) -> tuple[int, ...]:
     """Returns the ports at which this host is to be reached by others."""
     nats = config.embedded and not is_loopback(config.nats_host)
     http = config.http_port and not is_loopback(config.http_host)
-    return (*((config.nats_port,) if nats else ()), *((config.http_port,) if http else ()))
+    routes = [one.port for one in config.nats_cluster if one.name == config.node]
+    return (*((config.nats_port,) if nats else ()), *routes, *((config.http_port,) if http else ()))
 
 
 def _firewall(host: Host) -> Iterator[Complaint]:
