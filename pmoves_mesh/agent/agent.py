@@ -166,11 +166,9 @@ async def _find_voice(ground: Ground, store: Store) -> _Voice:
 async def _assemble(
     ground: Ground, voice: _Voice, stack: AsyncExitStack, listening: Callable[[int], None]
 ) -> _Parts:
-    config, clock, connection = ground.config, ground.clock, ground.connection
+    config, clock = ground.config, ground.clock
     replica, author, registrations = voice.replica, voice.author, voice.registrations
-    link = Link(config, connection, replica, ground.identity, clock)
-    growth = Growth(ground, link.rejoin)
-    link.before_streams = growth.carry
+    link, growth = _linked(ground, replica)
     names = frozenset({config.node, ground.host, socket.gethostname().lower()})
     clones, watch = Clones(author), CertificateWatch(config, clock)
     metrics, readers = _metrics(ground, voice, watch)
@@ -208,15 +206,8 @@ async def _assemble(
     cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
-    joined = (
-        link.tend,
-        growth.run,
-        reconciler.run,
-        lease.run,
-        looking,
-        *_speaking(ground, voice),
-        *custody.joined_loops,
-    )
+    speaking = _speaking(ground, voice)
+    joined = (link.tend, growth.run, reconciler.run, lease.run, looking, *speaking, *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)
@@ -230,6 +221,14 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
+
+
+def _linked(ground: Ground, replica: Replica) -> tuple[Link, Growth]:
+    """Returns the way to the mesh's NATS, and what carries streams there before any are made."""
+    link = Link(ground.config, ground.connection, replica, ground.identity, ground.clock)
+    growth = Growth(ground, link.rejoin)
+    link.before_streams = growth.carry
+    return link, growth
 
 
 def _facade(

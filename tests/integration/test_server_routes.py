@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from log_support import DEADLINE_S
+from log_support import DEADLINE_S, eventually
 from route_hosts import NAMES, RouteHosts
 from secured import CLOCK, Party, SecuredMesh
 
@@ -29,12 +28,6 @@ def hosts(tmp_path: Path) -> RouteHosts:
     return RouteHosts(tmp_path)
 
 
-async def within(seconds: float, happens: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(seconds):
-        while not await happens():
-            await asyncio.sleep(0.1)
-
-
 async def formed(hosts: RouteHosts) -> None:
     """Waits until the mesh's streams are on all three servers."""
     async with hosts.owner() as connection:
@@ -47,7 +40,7 @@ async def formed(hosts: RouteHosts) -> None:
             except LogError:
                 return False
 
-        await within(FORMED_S, whole)
+        await eventually(whole, FORMED_S)
 
 
 async def test_three_servers_with_the_keys_of_the_named_nodes_keep_the_streams_together(hosts: RouteHosts):
@@ -94,7 +87,7 @@ async def stays_out(hosts: RouteHosts, name: str, party: Party, access: Access) 
         async def refused() -> bool:
             return all(turned_away(hosts, other) > before[other] for other in NAMES)
 
-        await within(FORMED_S, refused)
+        await eventually(refused, FORMED_S)
         async with hosts.mesh.connected(party, hosts.clients[name]) as connection:
             with pytest.raises(LogError):
                 await topology.peek(connection)  # which any server of the cluster answers
@@ -131,7 +124,7 @@ async def test_the_route_of_a_node_that_is_revoked_is_cut(hosts: RouteHosts):
                     return True
                 return False
 
-            await within(FORMED_S, alone)
+            await eventually(alone, FORMED_S)
         async with hosts.owner("main") as connection:
             bucket = NatsBucket(connection, topology.REGISTRY)
 
@@ -142,7 +135,7 @@ async def test_the_route_of_a_node_that_is_revoked_is_cut(hosts: RouteHosts):
                     return False
                 return True
 
-            await within(FORMED_S, goes_on)
+            await eventually(goes_on, FORMED_S)
             assert await bucket.get("by.gamma") is None
 
 
@@ -186,7 +179,7 @@ async def test_a_stranger_with_a_ca_of_his_own_cannot_be_a_route(hosts: RouteHos
             async def refused() -> bool:
                 return turned_away(hosts, "main") > theirs
 
-            await within(FORMED_S, refused)
+            await eventually(refused, FORMED_S)
             async with other.connected(
                 other.owner, hosts.clients["stranger"], api_prefix=JETSTREAM_API
             ) as connection:

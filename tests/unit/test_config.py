@@ -39,6 +39,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         nats_port=4222,
         nats_host="127.0.0.1",
         nats_dir=None,
+        nats_cluster=(),
         nats_external=(),
         nats_user=None,
         nats_password=None,
