@@ -264,7 +264,7 @@ class EmbeddedServer:
         if self._listener.cluster is None and shared.is_dir() and any(shared.iterdir()):
             raise StartError(
                 f"{shared} holds this host's part of what several nats-servers keep together: "
-                "set PMOVES_NATS_CLUSTER as it was, or move that directory away to begin without it"
+                "set PMOVES_NATS_CLUSTER as it was, or move that directory away to go on without it"
             )
 
     def _prepare(self) -> bool:

@@ -67,6 +67,13 @@ def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
             all_know([lost], f"without-{lost.directory.name}-at-{host.directory.name}")
         wait_until(lambda: is_whole(alpha), f"all is on three again\n{told(hosts)}", 60)
         assert missing(held, history(lost)) == []
+    for lost in (beta, gamma):
+        kill(lost)
+    register(alpha, "alone-for-a-while")
+    all_know([alpha], "alone-for-a-while")
+    all_know([alpha], "early-0")
+    start([beta])
+    all_know([beta], "alone-for-a-while")
     assert {one["name"] for one in alpha.json("nodes")["nodes"]} >= set(NAMES)
 
 

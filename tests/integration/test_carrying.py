@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from log_support import DEADLINE_S, eventually
+from log_support import DEADLINE_S, eventually, read_until_current
 from nats_server import NatsServer
 from route_hosts import RouteHosts
 
@@ -18,6 +17,7 @@ from pmoves_mesh.log.api import StreamInfo, call
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.session import Session
+from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.log.topology import EVENTS
 
 SUBJECT = "service.registry.updated"
@@ -64,18 +64,15 @@ async def described(session: Session, stream: str) -> StreamInfo:
     return await call(session, f"STREAM.INFO.{stream}", StreamInfo)
 
 
-async def at(session: Session, position: int) -> tuple[Any, ...]:
-    """Returns what stands at a position, and when it was stored."""
-    message = (await call(session, f"STREAM.MSG.GET.{EVENTS}", dict, {"seq": position}))["message"]
-    return message["subject"], message["data"], message["time"]
-
-
 async def test_everything_stands_where_it_stood_and_the_stream_is_the_same_one(hosts: RouteHosts):
     async with both(hosts) as (source, target):
         await tell(source, MANY, 1024)
         before = await described(source.session(), EVENTS)
         after = await moving.carry(source.session(), target.session(), EVENTS)
         assert after.state == before.state
+        held = await read_until_current(NatsEventLog(source).tail(0))
+        assert len(held) == MANY
+        assert await read_until_current(NatsEventLog(target).tail(0)) == held
         assert topology.bounds_of(after) == topology.bounds_of(before)
 
 

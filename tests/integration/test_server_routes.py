@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from log_support import DEADLINE_S, eventually
 from route_hosts import NAMES, RouteHosts
-from secured import CLOCK, Party, SecuredMesh
+from secured import CLOCK, Party, SecuredMesh, running
 
 from pmoves_mesh.core.names import JETSTREAM_API
 from pmoves_mesh.errors import LogError, LogUnavailable, StartError
@@ -153,6 +154,30 @@ async def test_a_server_of_a_cluster_does_not_go_on_alone_with_nothing(hosts: Ro
     alone = EmbeddedServer(locate(os.environ), hosts.home("main"), hosts.clients["main"], CLOCK, secured)
     with pytest.raises(StartError, match="PMOVES_NATS_CLUSTER"):
         await alone.start()
+
+
+async def test_a_cluster_that_never_was_gives_a_server_its_streams_back(hosts: RouteHosts):
+    owner = hosts.mesh.owner
+    secured = Secured(
+        host="127.0.0.1",
+        mesh=hosts.mesh.mesh,
+        certificate=owner.certificate,
+        key=owner.key,
+        access=hosts.mesh.access(),
+    )
+    port = hosts.clients["main"]
+
+    def alone() -> EmbeddedServer:
+        return EmbeddedServer(locate(os.environ), hosts.home("main"), port, CLOCK, secured)
+
+    async with running(alone()), hosts.owner() as connection:
+        await hosts.ensured(connection)
+        await NatsBucket(connection, topology.REGISTRY).put("a.key", b"value")
+    async with running(hosts.server("main")):
+        assert (hosts.home("main") / "growing").is_dir()
+    shutil.rmtree(hosts.home("main") / "nats" / "cluster")
+    async with running(alone()), hosts.owner() as connection:
+        assert await NatsBucket(connection, topology.REGISTRY).get("a.key") is not None
 
 
 async def test_a_guest_is_not_let_into_one_server_of_several(hosts: RouteHosts, tmp_path: Path):

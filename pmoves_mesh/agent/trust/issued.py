@@ -94,9 +94,9 @@ class IssuedFollower:
 
     async def first(self) -> None:
         """Returns once there is a list: what was kept from an earlier run, or what the CA's host tells."""
+        if await asyncio.to_thread(self._copy.load):
+            return
         await self._look()
-        if not self._copy.owner:
-            await asyncio.to_thread(self._copy.load)
         while not self._copy.owner:
             await self._clock.sleep(_LOOK_EVERY_S)
             await self._look()
@@ -104,8 +104,8 @@ class IssuedFollower:
     async def run(self) -> None:
         """Looks for ever; while the CA's host is away, what it told last holds."""
         while True:
-            await self._clock.sleep(_LOOK_EVERY_S)
             await self._look()
+            await self._clock.sleep(_LOOK_EVERY_S)
 
     async def _look(self) -> None:
         try:
