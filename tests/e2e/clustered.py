@@ -37,8 +37,7 @@ def begun_alone(real_hosts: Maker, services: int, *others: str) -> list[Host]:
 
 
 def join(host: Host, first: Host) -> None:
-    name = host.settings.pop("MESH_HOSTNAME")
-    joined(host, token_of(first, "--node", name))
+    joined(host, token_of(first, "--node", host.settings["MESH_HOSTNAME"]))
 
 
 def cluster_setting(hosts: Iterable[Host]) -> str:
