@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pmoves_mesh.agent.trust.joining import nats_urls
+from pmoves_mesh.cli.check_firewall import offered
 from pmoves_mesh.config import Config, load
 from pmoves_mesh.errors import ConfigError
 
@@ -89,3 +91,13 @@ def test_a_node_that_works_alone_at_times_does_so_on_its_own_server(tmp_path: Pa
     config = read(tmp_path, SERVICE_MODE="standalone", NATS_EXTERNAL_URL="tls://hub:4222")
     assert config.embedded
     assert not config.visits_hub
+
+
+def test_who_joins_is_told_where_all_servers_of_the_cluster_are(tmp_path: Path):
+    text = "alpha=10.0.0.1,beta=10.0.0.2,gamma=fd7a::3"
+    config = read(tmp_path, text, PMOVES_ADVERTISE_HOST="10.0.0.1")
+    assert nats_urls(config) == ("tls://10.0.0.1:4222", "tls://10.0.0.2:4222", "tls://[fd7a::3]:4222")
+
+
+def test_doctor_looks_whether_the_others_reach_the_port_of_the_routes(tmp_path: Path):
+    assert offered(read(tmp_path, "alpha=a:7000,beta,gamma")) == (4222, 7000)
