@@ -12,6 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, cast
 
+from pmoves_mesh import clustering
+from pmoves_mesh.clustering import ClusterNode, at
 from pmoves_mesh.core.application import Retention
 from pmoves_mesh.core.names import Mode, parse_capabilities, parse_host, parse_label
 from pmoves_mesh.errors import ConfigError, InvalidFieldError
@@ -33,6 +35,7 @@ class Config:
         leaf: whether this host has a nats-server that is a leaf node of the hub, at `nats_port`.
         leaf_port: at which the hub takes leaf nodes; 0 takes none.
         nats_dir: of the embedded server that another agent of this host runs; None for our own.
+        nats_cluster: the nodes whose embedded servers keep the streams together; none where it is alone.
         insecure_http: whether other hosts may use the HTTP API without TLS.
         ca_passphrase: opens the CA's key.
         ca_urls: where the CA renews this node's certificate, `https://host:port` each.
@@ -59,6 +62,7 @@ class Config:
     nats_dir: Path | None
     leaf: bool
     leaf_port: int
+    nats_cluster: tuple[ClusterNode, ...]
     nats_external: tuple[str, ...]
     nats_user: str | None
     nats_password: Secret | None
@@ -106,6 +110,11 @@ class Config:
         return self.nats_dir is not None or (self.embedded and not is_loopback(self.nats_host))
 
     @property
+    def owns_cluster(self) -> bool:
+        """Whether this node makes the mesh's CA where several hosts begin with a cluster: the first named."""
+        return bool(self.nats_cluster) and self.nats_cluster[0].name == self.node
+
+    @property
     def visits_hub(self) -> bool:
         """Whether this node works alone, and follows the NATS of the rest of the mesh while it is reached."""
         return self.mode == "standalone" and self.nats_servers == self.nats_external
@@ -125,13 +134,14 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
         ConfigError: if a value cannot be used; names the variable, the value and what is allowed.
     """
     values = Values(environ, cwd)
+    node = values.node()
     mode = cast("Mode", values.choice("SERVICE_MODE", "docked", "standalone"))
     return Config(
         mesh=values.checked("PMOVES_MESH_NAME", parse_label),
-        node=values.node(),
+        node=node,
         mode=mode,
         capabilities=values.checked("NODE_CAPABILITIES", _capabilities),
-        **_nats(values, mode),
+        **_nats(values, mode, node),
         http_host=values.checked("SERVICE_REGISTRY_HOST", parse_host),
         http_port=values.integer("SERVICE_REGISTRY_PORT", 0, 65535),
         http_token=values.secret("SERVICE_REGISTRY_TOKEN"),
@@ -161,7 +171,7 @@ def load(environ: Mapping[str, str], cwd: Path) -> Config:
     )
 
 
-def _nats(values: Values, mode: Mode) -> dict[str, Any]:
+def _nats(values: Values, mode: Mode, node: str) -> dict[str, Any]:
     """Returns the fields that say where NATS is, and who this node is there."""
     nats_port = values.integer("PMOVES_NATS_PORT", 1, 65535)
     nats_host = values.checked("PMOVES_NATS_HOST", parse_host)
@@ -173,16 +183,22 @@ def _nats(values: Values, mode: Mode) -> dict[str, Any]:
     leaf = values.choice("PMOVES_LEAF", "0", "1") == "1"
     if leaf and set(servers) <= {f"nats://{host}:{nats_port}" for host in ("127.0.0.1", "localhost")}:
         servers = ()  # that is where the services of this host are to go
+    cluster = clustering.read(values, node)
+    if cluster:
+        _check_cluster(nats_host, nats_dir)
     # A standalone node follows the mesh's NATS where that is reached, and works alone where it is not.
-    used = servers or (external if mode == "standalone" else ())
+    used = () if cluster else servers or (external if mode == "standalone" else ())
+    # Its own server first, and those of the others where that is away.
+    others = [f"tls://{at(one.address, nats_port)}" for one in cluster if one.name != node]
     return {
-        "nats_servers": used or (own_server,),
+        "nats_servers": used or tuple(dict.fromkeys((own_server, *others))),
         "embedded": not used and nats_dir is None,
         "nats_port": nats_port,
         "nats_host": nats_host,
         "nats_dir": nats_dir,
         "leaf": leaf,
         "leaf_port": values.integer("PMOVES_LEAF_PORT", 0, 65535),
+        "nats_cluster": cluster,
         "nats_external": external,
         "nats_user": values.text("NATS_USER") or credentials.user,
         "nats_password": values.secret("NATS_PASSWORD") or credentials.password,
@@ -207,6 +223,16 @@ def _check_leaf(config: Config) -> None:
         needed = f"it needs a MESH_HOSTNAME of at most {LEAF_NODE_LENGTH_MAX} characters"
     if needed:
         raise ConfigError("PMOVES_LEAF", "1", needed)
+
+
+def _check_cluster(nats_host: str, nats_dir: Path | None) -> None:
+    """Refuses a server that others cannot reach, or that is another agent's."""
+    if is_loopback(nats_host):
+        problem = f"with {clustering.SETTING} must be an address that the others reach, or 0.0.0.0"
+        raise ConfigError("PMOVES_NATS_HOST", nats_host, problem)
+    if nats_dir is not None:
+        problem = f"with {clustering.SETTING} must be unset: a guest's server is another agent's"
+        raise ConfigError("PMOVES_NATS_DIR", str(nats_dir), problem)
 
 
 def is_loopback(host: str) -> bool:

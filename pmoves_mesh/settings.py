@@ -48,6 +48,15 @@ SETTINGS: Final = (
         "address on which the embedded NATS server listens; beyond loopback only with mutual TLS",
     ),
     Setting(
+        "PMOVES_NATS_CLUSTER",
+        "",
+        "comma list of the nodes whose embedded NATS servers keep the streams together, each `name`, "
+        "`name=address` or `name=address:port`, the same on all of them; outranks `NATS_URL`",
+    ),
+    Setting(
+        "PMOVES_NATS_ROUTES_PORT", "6222", "port on which the embedded servers of a cluster reach one another"
+    ),
+    Setting(
         "PMOVES_NATS_DIR",
         "",
         "directory of another agent's embedded NATS server, in which this mesh is a guest: `<its data>/nats`",

@@ -20,6 +20,7 @@ from pmoves_mesh.agent.containers.taking_part import containers_for
 from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
+from pmoves_mesh.agent.growing import Growth
 from pmoves_mesh.agent.health.care import care_for
 from pmoves_mesh.agent.lan import telling
 from pmoves_mesh.agent.leaf import LeafNode, begin
@@ -37,6 +38,7 @@ from pmoves_mesh.agent.registrations import Registrations
 from pmoves_mesh.agent.resources.equipment import equip
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.agent.trust.certificates import CertificateWatch
+from pmoves_mesh.agent.trust.issued import IssuedLister
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca, local_secret
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import CapacityError, StoreError
@@ -118,12 +120,26 @@ async def serve(
         pid_file.acquire()
         stack.callback(pid_file.release)
         leaf = await begin(config, clock, stack)
-        ground = await lay(config, clock, stack)
+        ground = await _unless(stop, lay(config, clock, stack))
+        if ground is None:
+            return
         store = await stack.enter_async_context(Store.opened(config.data_dir))
         voice = await _find_voice(ground, store)
         parts = await _assemble(ground, voice, stack, listening, leaf)
         parts.notifier.ready()
         await _run(parts, stop)
+
+
+async def _unless(stop: asyncio.Event, laying: Coroutine[Any, Any, Ground]) -> Ground | None:
+    """Returns the ground, or None if the agent is to end before it is laid: it may wait for others."""
+    task, stopped = asyncio.ensure_future(laying), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 async def _find_voice(ground: Ground, store: Store) -> _Voice:
@@ -154,9 +170,9 @@ async def _find_voice(ground: Ground, store: Store) -> _Voice:
 async def _assemble(
     ground: Ground, voice: _Voice, stack: AsyncExitStack, listening: _Listening, leaf: LeafNode | None
 ) -> _Parts:
-    config, clock, connection = ground.config, ground.clock, ground.connection
+    config, clock = ground.config, ground.clock
     replica, author, registrations = voice.replica, voice.author, voice.registrations
-    link = Link(config, connection, replica, ground.identity, clock)
+    link, growth = _linked(ground, replica)
     names = frozenset({config.node, ground.host, socket.gethostname().lower()})
     clones, watch = Clones(author), CertificateWatch(config, clock)
     metrics, readers = _metrics(ground, voice, watch)
@@ -194,7 +210,8 @@ async def _assemble(
     cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
-    joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
+    speaking = _speaking(ground, voice)
+    joined = (link.tend, growth.run, reconciler.run, lease.run, looking, *speaking, *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)
@@ -209,6 +226,14 @@ async def _assemble(
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
+
+
+def _linked(ground: Ground, replica: Replica) -> tuple[Link, Growth]:
+    """Returns the way to the mesh's NATS, and what carries streams there before any are made."""
+    link = Link(ground.config, ground.connection, replica, ground.identity, ground.clock)
+    growth = Growth(ground, link.rejoin)
+    link.before_streams = growth.carry
+    return link, growth
 
 
 def _facade(
@@ -228,6 +253,7 @@ def _facade(
         enrols=keeps_ca(config),
         tokens_pending=lambda: ground.ledger.tokens_pending(clock.now_ms()),
         settled=lambda: voice.outbox.depth == 0,
+        issued=IssuedLister(config.node, ground.ledger, clock) if keeps_ca(config) else None,
     )
 
 

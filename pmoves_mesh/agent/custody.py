@@ -57,9 +57,12 @@ class Custody:
         self._access = (
             None
             if ground.door is None
-            else AccessKeeper(ground.door, ground.ledger, replica, ground.access, clock)
+            else AccessKeeper(ground.door, ground.issued, replica, ground.access, clock)
         )
         loops: list[Loop] = [] if self._access is None else [self._access.run]
+        if ground.told is not None:
+            ground.told.urls = self._ca_urls
+            loops.append(ground.told.run)
         joined: list[Loop] = []
         if keeps_ca(config):
             identities = NatsBucket(ground.connection, topology.IDENTITIES)

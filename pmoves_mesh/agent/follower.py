@@ -66,7 +66,13 @@ class Follower:
     """
 
     def __init__(
-        self, upstream: Upstream, replica: Replica, identity: Callable[[], Shown], clock: Clock
+        self,
+        upstream: Upstream,
+        replica: Replica,
+        identity: Callable[[], Shown],
+        clock: Clock,
+        *,
+        patient: bool = False,
     ) -> None:
         """Takes what it needs.
 
@@ -75,7 +81,10 @@ class Follower:
             replica: what it keeps up to date.
             identity: gives who this node is.
             clock: the time.
+            patient: whether what keeps this node from its first joining passes by itself, as where
+                another host has yet to make the streams.
         """
+        self._patient = patient
         self.problem = ""
         self.incident = ""
         self.begun_anew: Final = asyncio.Event()
@@ -90,8 +99,8 @@ class Follower:
 
     @property
     def may_wait(self) -> bool:
-        """Whether this node was in the mesh before, and so has something to serve meanwhile."""
-        return self._replica.stream_id != ""
+        """Whether a refusal may pass: this node was in the mesh before, or is told to be patient."""
+        return self._patient or self._replica.stream_id != ""
 
     def once_joined(
         self, loop: Callable[[], Coroutine[Any, Any, None]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -42,6 +42,7 @@ def nats_settings(config: Config) -> NatsSettings:
             tls_server=config.mesh,
             inbox_prefix=inbox_prefix("node", config.node),
             api_prefix=JETSTREAM_API if keeps_ca(config) else MESH_API,
+            ordered=config.nats_cluster != (),
         )
     return NatsSettings(
         servers=config.nats_servers,
@@ -65,6 +66,7 @@ class Link:
         identity: who this node is.
         begun_anew: set whenever the replica began anew; whoever waits for it clears it.
         begin_anew: makes the replica anew, and returns when it follows the stream again.
+        before_streams: what is to be done before streams are made; nothing, unless it is set.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Link:
     ) -> None:
         self.connection: Final = connection
         self.identity = identity
+        self.before_streams: Callable[[], Awaitable[None]] = _nothing
         self._config = config
         self._replica = replica
         self._clock = clock
@@ -83,7 +86,9 @@ class Link:
             identities=NatsBucket(connection, topology.IDENTITIES),
             queue=NatsWorkQueue(connection),
         )
-        self._follower = Follower(upstream, replica, lambda: self.identity, clock)
+        # The host of the CA makes the streams, and shows this node's certificate.
+        patient = config.nats_cluster != () and not keeps_ca(config)
+        self._follower = Follower(upstream, replica, lambda: self.identity, clock, patient=patient)
         self.begun_anew: Final = self._follower.begun_anew
         self.begin_anew: Final = self._follower.begin_anew
 
@@ -140,6 +145,7 @@ class Link:
 
     async def _ensure(self) -> LogBounds:
         config, trust = self._config, self._replica.verifier.trust
+        await self.before_streams()
         return await topology.ensure(
             self.connection,
             config.mesh,
@@ -163,3 +169,7 @@ class Link:
             LogUnavailable: if the log cannot be reached.
         """
         await self._follower.show(identity)
+
+
+async def _nothing() -> None:
+    pass

@@ -54,8 +54,10 @@ def offered(config: Config) -> tuple[int, ...]:
     nats = config.embedded and not is_loopback(config.nats_host)
     http = config.http_port and not is_loopback(config.http_host)
     leafs = nats and config.leaf_port and _has_leafs(config)
+    routes = [one.port for one in config.nats_cluster if one.name == config.node]
     return (
         *((config.nats_port,) if nats else ()),
+        *routes,
         *((config.leaf_port,) if leafs else ()),
         *((config.http_port,) if http else ()),
     )

@@ -63,17 +63,38 @@ class StreamState(Struct):
     last_seq: int = 0
 
 
+class Peer(Struct):
+    """Another server that keeps a stream."""
+
+    name: str = ""
+    current: bool = False
+
+
+class Keepers(Struct):
+    """The servers that keep a stream together.
+
+    Attributes:
+        leader: which of them leads; empty while none does.
+        replicas: the others.
+    """
+
+    leader: str = ""
+    replicas: list[Peer] | None = None
+
+
 class StreamInfo(Struct):
     """A stream as the server describes it.
 
     Attributes:
         config: all that is configured, as JSON has it.
         created: when, as an RFC 3339 time; it names this incarnation of the stream.
+        cluster: who keeps it; None where a server is alone.
     """
 
     config: dict[str, Any]
     created: str
     state: StreamState
+    cluster: Keepers | None = None
 
 
 class SequencePair(Struct):

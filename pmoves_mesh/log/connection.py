@@ -154,7 +154,7 @@ class Connection:
 
     async def _run(self) -> None:
         servers = self._settings.servers
-        turn = _random.randrange(len(servers))
+        turn = 0 if self._settings.ordered else _random.randrange(len(servers))
         while True:
             await self._attempt(servers[turn % len(servers)])
             turn += 1

@@ -65,6 +65,7 @@ class NatsSettings:
             reached at; `tls_ca` and `tls_cert` are then this mesh's. None checks the host's name.
         inbox_prefix: below which answers are received.
         api_prefix: what the JetStream API's subjects begin with here.
+        ordered: whether the first server is the one to begin with, rather than any.
     """
 
     servers: tuple[str, ...] = field(repr=False)
@@ -80,6 +81,7 @@ class NatsSettings:
     tls_server: str | None = None
     inbox_prefix: str = "_INBOX"
     api_prefix: str = JETSTREAM_API
+    ordered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

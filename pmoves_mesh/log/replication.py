@@ -30,6 +30,20 @@ def replicas_wanted(session: Session) -> int:
     return _CLUSTERED if session.info.get("cluster") else _ALONE
 
 
+async def is_whole(session: Session, stream: str) -> bool:
+    """Returns whether a stream is on as many servers as wanted, each of which has all of it.
+
+    Raises:
+        LogError: as `api.call` does.
+    """
+    info = await call(session, f"STREAM.INFO.{stream}", StreamInfo)
+    if info.cluster is None:
+        return replicas_wanted(session) == _ALONE
+    others = info.cluster.replicas or []
+    enough = 1 + len(others) >= replicas_wanted(session)
+    return enough and info.cluster.leader != "" and all(one.current for one in others)
+
+
 async def create(session: Session, config: dict[str, Any]) -> StreamInfo:
     """Makes a stream on as many servers as it asks for, or on one if the cluster has fewer.
 

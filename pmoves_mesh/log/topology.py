@@ -30,6 +30,9 @@ LEASES: Final = names.LEASES
 MATERIALISER: Final = names.MATERIALISER
 WITNESS: Final = names.WITNESS
 
+BEGUN: Final = "begun"
+"""Under which of its metadata a stream that was carried to other servers says when it was made."""
+
 _SERVER_NEEDED: Final = (2, 11)
 _NANO: Final = 10**9
 _DAY_S: Final = 86400.0
@@ -69,7 +72,12 @@ def bounds_of(info: StreamInfo) -> LogBounds:
     """Returns which positions a stream holds."""
     state = info.state
     first = state.first_seq if state.messages else state.last_seq + 1
-    return LogBounds(first=first, last=state.last_seq, stream_id=info.created)
+    return LogBounds(first=first, last=state.last_seq, stream_id=begun_of(info))
+
+
+def begun_of(info: StreamInfo) -> str:
+    """Returns what names the incarnation of a stream: when it was made, wherever it was carried since."""
+    return str((info.config.get("metadata") or {}).get(BEGUN) or info.created)
 
 
 async def ensure(

@@ -15,6 +15,9 @@ from pmoves_mesh.core.trust import Signer, SignerKind, Trust
 from pmoves_mesh.errors import PkiError, UntrustedIssuer
 from pmoves_mesh.pki.requests import key_id, make_request
 
+Names = tuple[Sequence[str], Sequence[IPv4Address | IPv6Address]]
+"""Host names, and addresses."""
+
 _ALGORITHM: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -109,15 +112,24 @@ def identity_of(trust: Trust, certificate: x509.Certificate, key: ec.EllipticCur
     return Identity(signer, certificate, key)
 
 
-def renewal_request(mesh: str, identity: Identity) -> str:
-    """Returns the request (PEM) for a new certificate in the place of an identity's: same key, same names."""
+def renewal_request(
+    mesh: str,
+    identity: Identity,
+    dns_names: Sequence[str] = (),
+    addresses: Sequence[IPv4Address | IPv6Address] = (),
+) -> str:
+    """Returns the request (PEM) for a new certificate in the place of an identity's.
+
+    It has the same key and the same names, and those that are given beside them.
+    """
     names = identity.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = names.get_values_for_type(x509.IPAddress)
+    held = names.get_values_for_type(x509.IPAddress)
+    borne = [address for address in held if isinstance(address, IPv4Address | IPv6Address)]
     return make_request(
         mesh,
         identity.kind,
         identity.name,
         identity.key,
-        tuple(names.get_values_for_type(x509.DNSName)),
-        tuple(address for address in addresses if isinstance(address, IPv4Address | IPv6Address)),
+        tuple(dict.fromkeys((*names.get_values_for_type(x509.DNSName), *dns_names))),
+        tuple(dict.fromkeys((*borne, *addresses))),
     )

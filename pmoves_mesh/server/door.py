@@ -197,6 +197,8 @@ class Door:
         """Returns who may log in, the server's own mesh first; a guest's file that is no use is left out."""
         found = []
         for path in sorted(self._files.access.glob("*.json")):
+            if listener.cluster is not None and path.stem != listener.mesh:
+                continue  # a guest of the time when it was alone: the other servers do not know it
             try:
                 access = _read_access(path)
             except (OSError, StartError) as error:
@@ -254,6 +256,11 @@ class GuestDoor:
             raise StartError(
                 f"the nats-server of {self._directory} is on loopback and keeps no meshes apart: "
                 "set PMOVES_NATS_HOST for the agent that runs it, such as to 0.0.0.0"
+            )
+        if listener.cluster is not None:
+            raise StartError(
+                f"the nats-server of {self._directory} is one of several (PMOVES_NATS_CLUSTER), "
+                "and the others would not know a guest: give this mesh a nats-server of its own"
             )
         if mesh == listener.mesh:
             raise StartError(

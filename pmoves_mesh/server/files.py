@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from pmoves_mesh.errors import StartError
 from pmoves_mesh.server.child import command_of
 from pmoves_mesh.server.settings import ServerFiles
 
@@ -79,6 +80,42 @@ def move_account(files: ServerFiles, source: str, target: str) -> bool:
     if (place / target).exists():
         shutil.rmtree(place / target)
     (place / source).rename(place / target)
+    return True
+
+
+def set_aside(files: ServerFiles) -> bool:
+    """Puts the streams that a server held alone where no server removes them; returns whether there were any.
+
+    One of several removes what it finds in its own directory and the others do not know.
+    The server must not run.
+
+    Raises:
+        OSError: if they cannot be moved.
+    """
+    aside = files.growing.streams
+    accounts = files.streams / "jetstream"
+    if aside.exists() or not accounts.is_dir() or not any(map(_has_streams, accounts.iterdir())):
+        return False
+    aside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.streams.rename(aside)
+    return True
+
+
+def put_back(files: ServerFiles) -> bool:
+    """Gives a server that is alone again the streams that it held alone; returns whether there were any.
+
+    Raises:
+        OSError: if they cannot be moved.
+        StartError: if a server still uses them.
+    """
+    aside = files.growing.streams
+    if not aside.is_dir():
+        return False
+    pid = running_pid(files.growing)
+    if pid is not None:
+        raise StartError(f"a nats-server (pid {pid}) still uses {aside}: end it")
+    shutil.rmtree(files.streams, ignore_errors=True)
+    aside.rename(files.streams)
     return True
 
 

@@ -101,13 +101,15 @@ OWNING: Final = (
     f"$KV.{IDENTITIES}.>",
     *(
         f"{JETSTREAM_API}STREAM.{verb}.{stream}"
-        for verb in ("CREATE", "UPDATE")
+        for verb in ("CREATE", "UPDATE", "DELETE", "SNAPSHOT", "RESTORE")
         for stream in (*_STREAMS, *_APPLICATIONS)
     ),
+    *(f"$JS.SNAPSHOT.ACK.{stream}.>" for stream in (*_STREAMS, *_APPLICATIONS)),
+    *(f"$JS.SNAPSHOT.RESTORE.{stream}.*" for stream in (*_STREAMS, *_APPLICATIONS)),
     *(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED),
     f"{JETSTREAM_API}STREAM.NAMES",
 )
-"""Making the stream and the buckets, and telling whom the CA let in."""
+"""Making the stream and the buckets, carrying them to other servers, and telling whom the CA let in."""
 
 _NOT_FOR_SERVICES: Final = (
     "$SYS.>",

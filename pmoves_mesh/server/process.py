@@ -17,13 +17,23 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.server.access import Access, encode
 from pmoves_mesh.server.binary import Binary
 from pmoves_mesh.server.child import ServerProcess
+from pmoves_mesh.server.cluster import Cluster
 from pmoves_mesh.server.door import Door, RestartNeeded
-from pmoves_mesh.server.files import last_lines, move_account, read_text, running_pid, write_text
+from pmoves_mesh.server.files import (
+    last_lines,
+    move_account,
+    put_back,
+    read_text,
+    running_pid,
+    set_aside,
+    write_text,
+)
 from pmoves_mesh.server.host import check_free, name_at
 from pmoves_mesh.server.leaf import Spoke
 from pmoves_mesh.server.settings import Listener, ServerFiles
@@ -49,6 +59,7 @@ class Secured(Struct, frozen=True, kw_only=True):
         key: path of its private key.
         access: who may log in; None where an earlier run has said so.
         leaf_port: where it takes leaf nodes; 0 takes none.
+        cluster: the servers that keep the streams together with this one; None where it is alone.
     """
 
     host: str
@@ -57,6 +68,7 @@ class Secured(Struct, frozen=True, kw_only=True):
     key: Path
     access: Access | None = None
     leaf_port: int = 0
+    cluster: Cluster | None = None
 
 
 class EmbeddedServer:
@@ -105,6 +117,7 @@ class EmbeddedServer:
         """
         self._stopped.clear()
         await asyncio.to_thread(self._make_directory)
+        await asyncio.to_thread(self._check_not_left)
         async with self._door.held():
             before = await asyncio.to_thread(self._door.listener)
             changed = await asyncio.to_thread(self._prepare)
@@ -286,16 +299,25 @@ class EmbeddedServer:
         except OSError as error:
             raise StartError(f"{self._files.directory}: cannot be written ({error.strerror})") from None
 
+    def _check_not_left(self) -> None:
+        """Keeps a server from going on alone with nothing, whose streams are kept by several."""
+        shared = self._files.shared_streams
+        if self._listener.cluster is None and shared.is_dir() and any(shared.iterdir()):
+            raise StartError(
+                f"{shared} holds this host's part of what several nats-servers keep together: "
+                "set PMOVES_NATS_CLUSTER as it was, or move that directory away to go on without it"
+            )
+
     def _prepare(self) -> bool:
         """Writes the server's name, where it listens, who may log in, and its configuration.
 
         Returns whether the configuration changed.
         """
         try:
-            self._name = read_text(self._files.name).strip()
-            if not self._name:
-                self._name = f"pmoves-mesh-{secrets.token_hex(8)}"
-                write_text(self._files.name, self._name)
+            cluster = self._listener.cluster
+            named = cluster.own if cluster else read_text(self._files.name).strip()
+            self._name = named or f"pmoves-mesh-{secrets.token_hex(8)}"
+            write_text(self._files.name, self._name)
             write_text(self._files.listener, msgspec.json.encode(self._listener).decode())
             access = self._secured.access if self._secured else None
             if access is not None:
@@ -313,10 +335,21 @@ class EmbeddedServer:
         had = before.mesh if before and before.secured else _PLAIN_ACCOUNT
         has = self._listener.mesh if self._listener.secured else _PLAIN_ACCOUNT
         try:
+            if self._listener.cluster is None and put_back(self._files):
+                _log.info("streams kept", account=has, before="a cluster that was not begun")
             if move_account(self._files, had, has):
                 _log.info("streams kept", account=has, before=had)
+            if self._may_carry() and set_aside(self._files):
+                _log.info("streams set aside, to be carried into the cluster", account=has)
         except OSError as error:
             raise StartError(f"{self._files.streams}: cannot be moved ({error.strerror})") from None
+
+    def _may_carry(self) -> bool:
+        """Whether this node may carry what it held alone into the cluster: only one node makes streams."""
+        cluster, access = self._listener.cluster, self._secured.access if self._secured else None
+        if cluster is None or access is None:
+            return False
+        return access.owner == spiffe_id(access.mesh, "node", cluster.own)
 
     def _last_words(self, process: ServerProcess) -> str:
         """Returns how a process ended, and the last complaint that it left."""
@@ -345,9 +378,11 @@ def _listener(port: int, how: Secured | Spoke | None) -> Listener:
         certificate=str(how.certificate.absolute()),
         key=str(how.key.absolute()),
         leaf_port=how.leaf_port,
+        cluster=how.cluster,
     )
 
 
-def _place(listener: Listener) -> tuple[str, int, bool, str, int]:
+def _place(listener: Listener) -> tuple[str, int, bool, str, int, Cluster | None]:
     """Returns what of a listener a server cannot change while it runs."""
-    return listener.host, listener.port, listener.secured, listener.mesh, listener.leaf_port
+    fixed = (listener.host, listener.port, listener.secured, listener.mesh)
+    return *fixed, listener.leaf_port, listener.cluster

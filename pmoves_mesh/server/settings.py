@@ -12,6 +12,7 @@ from msgspec import Struct
 from pmoves_mesh.server.access import Access, Pin
 from pmoves_mesh.server.accounts import accounts_block, quoted
 from pmoves_mesh.server.anchors import constrained_anchors
+from pmoves_mesh.server.cluster import Cluster, cluster_block
 from pmoves_mesh.server.leaf import Spoke, leaf_pins, monitored_block, spoke_block, taken_block
 
 HOST: Final = "127.0.0.1"
@@ -74,8 +75,18 @@ class ServerFiles(Struct, frozen=True):
 
     @property
     def streams(self) -> Path:
-        """The streams and buckets."""
+        """The streams and buckets of a server that is alone."""
         return self.directory / "jetstream"
+
+    @property
+    def shared_streams(self) -> Path:
+        """This server's part of the streams and buckets that several keep together."""
+        return self.directory / "cluster"
+
+    @property
+    def growing(self) -> ServerFiles:
+        """Where the server of the streams runs that this one held alone, while others take them over."""
+        return ServerFiles(self.directory.with_name("growing") / "nats")
 
 
 class Listener(Struct, frozen=True, kw_only=True):
@@ -88,6 +99,7 @@ class Listener(Struct, frozen=True, kw_only=True):
         key: path of its private key.
         leaf_port: where a secured one takes leaf nodes; 0 takes none.
         spoke: as which leaf node a plain one logs in to the hub; None for one that is none.
+        cluster: the servers that keep the streams together with it; None where it is alone.
     """
 
     port: int
@@ -97,6 +109,7 @@ class Listener(Struct, frozen=True, kw_only=True):
     key: str = ""
     leaf_port: int = 0
     spoke: Spoke | None = None
+    cluster: Cluster | None = None
 
     @property
     def secured(self) -> bool:
@@ -134,6 +147,7 @@ def render(files: ServerFiles, server_name: str, listener: Listener, accesses: S
     host = f"[{listener.host}]" if ":" in listener.host else listener.host
     spoke = listener.spoke
     domain = f"    domain: {quoted(spoke.domain)}\n" if spoke else ""
+    streams = files.streams if listener.cluster is None else files.shared_streams
     plain = f"""\
 listen: {quoted(f"{host}:{listener.port}")}
 server_name: {quoted(server_name)}
@@ -143,7 +157,7 @@ log_file: {quoted(str(files.log))}
 logfile_size_limit: 10MB
 logfile_max_num: 3
 jetstream {{
-    store_dir: {quoted(str(files.streams))}
+    store_dir: {quoted(str(streams))}
     sync_interval: always
 {domain}}}
 """
@@ -192,7 +206,7 @@ def _secured(files: ServerFiles, listener: Listener, accesses: Sequence[Access])
     if theirs:
         leafs = taken_block(listener.host, listener.leaf_port, _tls_block(files, (own,), theirs))
     limits = f"max_connections: {CONNECTIONS_MAX}\nmax_subscriptions: {SUBSCRIPTIONS_MAX}\n"
-    return limits + tls + leafs + accounts_block(accesses)
+    return limits + tls + leafs + _routes(files, listener, accesses) + accounts_block(accesses)
 
 
 def _tls_block(files: ServerFiles, certificates: Sequence[tuple[str, str]], pins: AbstractSet[str]) -> str:
@@ -214,3 +228,10 @@ tls {{
     ]
 }}
 """
+
+
+def _routes(files: ServerFiles, listener: Listener, accesses: Sequence[Access]) -> str:
+    if listener.cluster is None:
+        return ""
+    own = next(access for access in accesses if access.mesh == listener.mesh)
+    return cluster_block(listener.cluster, own, listener.certificate, listener.key, str(files.anchors))

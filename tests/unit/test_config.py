@@ -41,6 +41,7 @@ def test_without_any_setting_the_defaults_hold(cwd: Path, monkeypatch: pytest.Mo
         nats_dir=None,
         leaf=False,
         leaf_port=7422,
+        nats_cluster=(),
         nats_external=(),
         nats_user=None,
         nats_password=None,

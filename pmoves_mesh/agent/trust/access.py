@@ -19,7 +19,6 @@ from pmoves_mesh.pki.identity import Identity
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.server.access import Access, Member
-from pmoves_mesh.store.ledger import IssuedCertificate, Ledger
 from pmoves_mesh.subscribers import Applied
 
 _log: Final = structlog.get_logger(__name__)
@@ -40,24 +39,58 @@ class Door(Protocol):
         ...
 
 
+class Issued(Protocol):
+    """A certificate that the CA gave somebody."""
+
+    @property
+    def kind(self) -> str:
+        """What it is for."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its SPIFFE ID."""
+
+    @property
+    def key_id(self) -> str:
+        """SHA-256 of its public key, in hex."""
+
+    def holds(self, now_ms: int) -> bool:
+        """Returns whether it is neither revoked nor past its end."""
+
+
+class IssuedSource(Protocol):
+    """What says which certificates there are: the CA's ledger, or another host's copy of it. All blocks."""
+
+    def version(self) -> object:
+        """Returns what tells one state of it from another."""
+
+    def revoke(self, fingerprints: Iterable[str], now_ms: int) -> object:
+        """Takes notice that certificates were revoked."""
+
+    def certificates(self) -> Sequence[Issued]:
+        """Returns all of them."""
+
+
 def access_of(
     roots: Sequence[x509.Certificate],
-    owner: Identity,
+    own: Identity,
     files: tuple[Path, Path],
-    certificates: Iterable[IssuedCertificate],
+    certificates: Iterable[Issued],
     now_ms: int,
+    owner: str = "",
 ) -> Access:
     """Returns who may log in: whoever holds the key of a certificate that was not revoked and has not ended.
 
     Args:
         roots: the mesh's CA certificates.
-        owner: the node on whose host the server runs.
-        files: the owner's certificate and key, which its mesh's clients are shown.
+        own: the node on whose host the server runs.
+        files: its certificate and key, which its mesh's clients are shown.
         certificates: all that were issued.
         now_ms: unix milliseconds.
+        owner: the node that makes the mesh's stream and buckets; empty for that very one.
     """
-    mesh = owner.id.removeprefix("spiffe://").partition("/")[0]
-    pins: dict[tuple[str, str], set[str]] = {(owner.kind, owner.name): {owner.key_id}}
+    mesh = own.id.removeprefix("spiffe://").partition("/")[0]
+    pins: dict[tuple[str, str], set[str]] = {(own.kind, own.name): {own.key_id}}
     for one in certificates:
         if one.holds(now_ms):
             pins.setdefault((one.kind, one.name), set()).add(one.key_id)
@@ -67,7 +100,7 @@ def access_of(
     ]
     return Access(
         mesh=mesh,
-        owner=owner.id,
+        owner=spiffe_id(mesh, "node", owner) if owner else own.id,
         anchor_pem="".join(root.public_bytes(Encoding.PEM).decode() for root in roots),
         members=tuple(members),
         certificate=str(files[0]),
@@ -81,14 +114,14 @@ class AccessKeeper:
     def __init__(
         self,
         door: Door,
-        ledger: Ledger,
+        issued: IssuedSource,
         replica: Replica,
-        access: Callable[[Iterable[IssuedCertificate]], Access],
+        access: Callable[[Iterable[Issued]], Access],
         clock: Clock,
     ) -> None:
         """Takes the server, and what says who may log in to it."""
         self._door = door
-        self._ledger = ledger
+        self._source = issued
         self._replica = replica
         self._access = access
         self._clock = clock
@@ -99,7 +132,7 @@ class AccessKeeper:
         """Keeps the server told for ever: at once after a revocation, soon after a command issued."""
         with self._replica.subscribed(self._notice):
             while True:
-                version = await asyncio.to_thread(self._ledger.version)
+                version = await asyncio.to_thread(self._source.version)
                 try:
                     await self.tell()
                 except MeshError as error:
@@ -124,26 +157,26 @@ class AccessKeeper:
         async with self._telling:
             await self._door.reload()
 
-    def _issued(self) -> list[IssuedCertificate]:
-        """Returns what the ledger holds, once it has heard of every revocation."""
+    def _issued(self) -> Sequence[Issued]:
+        """Returns what there is, once the source has heard of every revocation."""
         revoked = tuple(self._replica.registry.revoked)
         if revoked:
-            self._ledger.revoke(revoked, self._clock.now_ms())
-        return self._ledger.certificates()
+            self._source.revoke(revoked, self._clock.now_ms())
+        return self._source.certificates()
 
     def _notice(self, applied: Applied) -> None:
         if isinstance(applied.verified.event, CertificatesRevoked):
             self._changed.set()
 
     async def _wait(self, version: object) -> None:
-        """Waits for a revocation, a change of the ledger, or the time at which something may have ended."""
+        """Waits for a revocation, a change of the source, or the time at which something may have ended."""
         until_s = self._clock.monotonic_s() + _TELL_EVERY_S
         while self._clock.monotonic_s() < until_s:
             try:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._changed.wait()
             except TimeoutError:
-                if await asyncio.to_thread(self._ledger.version) == version:
+                if await asyncio.to_thread(self._source.version) == version:
                     continue
             break
         self._changed.clear()

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import aiohttp
 import msgspec
+from aiohttp import hdrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
@@ -75,6 +76,15 @@ class Holder(NamedTuple):
     key: Path
 
 
+class Reply(NamedTuple):
+    """What was answered, whatever it is."""
+
+    status: int
+    raw: bytes
+    etag: str
+    retry_after: str
+
+
 async def fetch_roots(url: str) -> MeshRoots:
     """Returns what the host at `url`, whoever that is, says the mesh's CA certificates are.
 
@@ -112,7 +122,7 @@ async def join(token: JoinToken, csr: str) -> IssuedIdentity:
         try:
             root = _pinned(url, token, await fetch_roots(url))
             allow = (spiffe_id(token.mesh, "node", token.issuer),)
-            async with _trusting((root,), allow) as session:
+            async with trusting((root,), allow) as session:
                 answer = await _ask(session, "POST", f"{url}/api/enrol", body)
             return _joined(url, answer, token.mesh, requested, root)
         except EnrolmentRefusedError as error:
@@ -181,7 +191,7 @@ async def _first(
     problems: list[PkiError] = []
     requested = read_request(body["csr"], mesh)
     allow = (spiffe_id(mesh, "node", "*"),)
-    async with _trusting(roots, allow, holder) as session:
+    async with trusting(roots, allow, holder) as session:
         for url in urls:
             try:
                 raw = await _ask(session, "POST", f"{url}{path}", body)
@@ -241,7 +251,7 @@ def _checked(url: str, answer: IssuedIdentity, requested: RequestedIdentity, tru
 
 
 @asynccontextmanager
-async def _trusting(
+async def trusting(
     roots: Iterable[x509.Certificate], allow: Iterable[str], holder: Holder | None = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Gives a session that talks only to whom `allow` names and `roots` vouch for."""
@@ -295,14 +305,46 @@ async def _ask(
         PkiError: if it is anything else, or nothing comes in time.
     """
     origin = url.rpartition("/api/")[0]
+    answer = await exchange(session, method, url, body)
+    if answer.status not in {200, 201}:
+        raise problem_of(origin, answer)
+    return answer.raw
+
+
+async def exchange(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: dict[str, str] | None = None,
+    *,
+    known: str = "",
+    bytes_max: int = ANSWER_BYTES_MAX,
+) -> Reply:
+    """Returns whatever is answered.
+
+    Args:
+        session: what `trusting` gives.
+        method: of HTTP.
+        url: `https://host:port/api/...`.
+        body: sent as JSON.
+        known: the ETag of what was answered before; the status is 304 if that still holds.
+        bytes_max: how long an answer may be.
+
+    Raises:
+        EnrolmentRefusedError: if the other side is not who it should be.
+        PkiError: if nothing usable comes in time.
+    """
+    origin = url.rpartition("/api/")[0]
+    headers = {hdrs.IF_NONE_MATCH: known} if known else {}
     try:
-        async with session.request(method, url, json=body, allow_redirects=False) as response:
+        async with session.request(method, url, json=body, headers=headers, allow_redirects=False) as answer:
             raw = b""
-            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                 raw += chunk
-                if len(raw) > ANSWER_BYTES_MAX:
-                    raise PkiError(f"{origin} answered more than {ANSWER_BYTES_MAX} bytes")
-            status, retry_after = response.status, response.headers.get("Retry-After", "")
+                if len(raw) > bytes_max:
+                    raise PkiError(f"{origin} answered more than {bytes_max} bytes")
+            heads = answer.headers
+            return Reply(answer.status, raw, heads.get(hdrs.ETAG, ""), heads.get(hdrs.RETRY_AFTER, ""))
     except TimeoutError:
         raise PkiError(f"{origin} did not answer within {TIMEOUT_S:.0f} s") from None
     except aiohttp.ClientConnectorCertificateError as error:
@@ -311,15 +353,13 @@ async def _ask(
         ) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise PkiError(f"{origin} cannot be reached ({_reason(error)})") from None
-    if status not in {200, 201}:
-        raise _problem(origin, status, raw, retry_after)
-    return raw
 
 
-def _problem(origin: str, status: int, raw: bytes, retry_after: str) -> MeshError:
+def problem_of(origin: str, answer: Reply) -> MeshError:
     """Returns what an RFC 9457 problem means; of another answer, its status."""
+    status, retry_after = answer.status, answer.retry_after
     try:
-        problem = msgspec.json.decode(raw, type=_Problem)
+        problem = msgspec.json.decode(answer.raw, type=_Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):
         problem = _Problem()
     text = " ".join((problem.detail or problem.title).split())[:_PROBLEM_LENGTH_MAX]

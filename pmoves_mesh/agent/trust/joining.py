@@ -84,7 +84,8 @@ def nats_urls(config: Config, *, local: bool = False) -> tuple[str, ...]:
     scheme = "nats" if listens_here else "tls"
     own = _WILDCARDS[0] if config.nats_dir is not None else config.nats_host
     hosts = _hosts(config, own, local=local)
-    found = tuple(f"{scheme}://{_bracketed(host)}:{config.nats_port}" for host in hosts)
+    others = [one.address for one in config.nats_cluster if one.name != config.node]
+    found = tuple(f"{scheme}://{_bracketed(host)}:{config.nats_port}" for host in (*hosts, *others))
     return tuple(dict.fromkeys((*config.nats_external, *found)))
 
 

@@ -21,7 +21,8 @@ from pmoves_mesh.log import topology
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.files import read_certificates, read_key, write_certificate, write_whole
-from pmoves_mesh.pki.identity import Identity, renewal_request, verified_identity
+from pmoves_mesh.pki.identity import Identity, Names, renewal_request, verified_identity
+from pmoves_mesh.pki.keystore import split_names
 from pmoves_mesh.ports import Clock
 
 IDENTITY_DIR: Final = "identity"
@@ -29,6 +30,7 @@ LOCAL_FILE: Final = "agent.secret"
 """What programs of this host must know to be given an identity of a service: who may read the file."""
 
 _PEEK_S: Final = 2.0
+_ASK_AGAIN_S: Final = 2.0
 _SECRET_BYTES: Final = 32
 
 _log: Final = structlog.get_logger(__name__)
@@ -65,6 +67,11 @@ async def first_trust(
     if not (config.tls_dir / keystore.CA_CERTIFICATE).exists():
         if config.mesh_tls and not config.secured:
             raise PkiError(f"{config.tls_dir / keystore.CA_CERTIFICATE} is missing: {keystore.JOIN}")
+        if config.nats_cluster and not config.owns_cluster:
+            raise PkiError(
+                f"{config.tls_dir / keystore.CA_CERTIFICATE} is missing, and of PMOVES_NATS_CLUSTER only "
+                f"the first node, {config.nats_cluster[0].name}, makes it: {keystore.JOIN}"
+            )
         if connection is not None:
             await _check_is_first(config, connection)
         await asyncio.to_thread(
@@ -72,6 +79,8 @@ async def first_trust(
         )
     if not keeps_ca(config):
         await _come_back(config, clock)
+        if config.nats_cluster:
+            await _bear_names(config, clock)
     identity = await asyncio.to_thread(_own_identity, config, clock, hosts)
     trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
     trust.admit(identity.certificate_der)
@@ -101,7 +110,7 @@ def _own_identity(config: Config, clock: Clock, hosts: Sequence[str]) -> Identit
         config.tls_dir,
         config.mesh,
         config.node,
-        (*hosts, server_name_of(config.mesh)) if config.secured else hosts,
+        (*hosts, *_server_names(config)),
         clock.now_ms(),
         passphrase=_passphrase(config),
     )
@@ -109,23 +118,54 @@ def _own_identity(config: Config, clock: Clock, hosts: Sequence[str]) -> Identit
 
 async def _come_back(config: Config, clock: Clock) -> None:
     """Renews an identity that has ended, if there is one."""
-    certificate_path, key_path = identity_files(config)
-    if not config.ca_urls or not (certificate_path.exists() and key_path.exists()):
+    held = _held_identity(config) if config.ca_urls else None
+    if held is None or clock.now_ms() < held.not_after_ms:
         return
-    roots = keystore.read_roots(config.tls_dir)
-    certificate, key = read_certificates(certificate_path)[0], read_key(key_path)
-    held = verified_identity(config.mesh, config.node, roots, certificate, key)
-    if clock.now_ms() < held.not_after_ms:
-        return
-    pem = held.certificate.public_bytes(Encoding.PEM).decode()
     try:
-        issued = await ca_client.renew(
-            config.ca_urls, roots, config.mesh, renewal_request(config.mesh, held), pem
-        )
+        await _renew(config, held)
     except PkiError as error:
         raise PkiError(f"this node's certificate has ended and was not renewed: {error}") from None
-    write_certificate(certificate_path, x509.load_pem_x509_certificate(issued.certificate.encode()))
-    _log.info("a certificate that had ended was renewed", id=held.id)
+
+
+async def _renew(config: Config, held: Identity, names: Names = ((), ())) -> None:
+    """Puts a new certificate in the place of an identity's, which bears these names too."""
+    roots = keystore.read_roots(config.tls_dir)
+    request = renewal_request(config.mesh, held, *names)
+    pem = held.certificate.public_bytes(Encoding.PEM).decode()
+    issued = await ca_client.renew(config.ca_urls, roots, config.mesh, request, pem)
+    write_certificate(identity_files(config)[0], x509.load_pem_x509_certificate(issued.certificate.encode()))
+    _log.info("certificate renewed at the start", id=held.id)
+
+
+def _server_names(config: Config) -> tuple[str, ...]:
+    """Returns what the certificate of a server of this host has to bear, where one asks for certificates."""
+    if not config.secured:
+        return ()
+    routes = tuple(one.address for one in config.nats_cluster if one.name == config.node)
+    return (server_name_of(config.mesh), *routes)
+
+
+async def _bear_names(config: Config, clock: Clock) -> None:
+    """Has a joined host's certificate bear the names of a server; waits for the CA's host until it does."""
+    wanted = split_names(_server_names(config))
+    while True:
+        held = await asyncio.to_thread(_held_identity, config)
+        if held is None or held.covers(*wanted):
+            return
+        try:
+            await _renew(config, held, wanted)
+        except PkiError as error:
+            _log.warning("this node's certificate lacks names of its nats-server", detail=str(error))
+            await clock.sleep(_ASK_AGAIN_S)
+
+
+def _held_identity(config: Config) -> Identity | None:
+    certificate_path, key_path = identity_files(config)
+    if not (certificate_path.exists() and key_path.exists()):
+        return None
+    roots = keystore.read_roots(config.tls_dir)
+    certificate, key = read_certificates(certificate_path)[0], read_key(key_path)
+    return verified_identity(config.mesh, config.node, roots, certificate, key)
 
 
 def _passphrase(config: Config) -> str | None:

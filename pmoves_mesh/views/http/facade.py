@@ -15,6 +15,7 @@ from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
 from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, Surveyor
 from pmoves_mesh.replica import Replica
+from pmoves_mesh.store.issued import IssuedList
 from pmoves_mesh.verifier import Rejection
 
 
@@ -144,6 +145,7 @@ class Facade:
         surveyor: who finds out how loaded nodes are, and how far away; None where nobody does.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
         synchronise: compares stream, bucket and replica at once, and mends what differs.
+        issued: returns whose certificates hold; None where the CA is not kept.
     """
 
     replica: Replica
@@ -165,6 +167,7 @@ class Facade:
     surveyor: Surveyor | None = None
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
     synchronise: Callable[[], Awaitable[Synced]] | None = None
+    issued: Callable[[], Awaitable[IssuedList]] | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)

@@ -19,7 +19,18 @@ from pmoves_mesh.core.names import (
 )
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, sync, trust, watch, writes
+from pmoves_mesh.views.http import (
+    enrolment,
+    guard,
+    issued,
+    metrics,
+    prometheus,
+    reads,
+    sync,
+    trust,
+    watch,
+    writes,
+)
 from pmoves_mesh.views.http.blocking import INDEX_MAX
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
@@ -313,4 +324,5 @@ ROUTES: Final = (
         answers={200: dict[str, Any]},
     ),
     *sync.ROUTES,
+    *issued.ROUTES,
 )
