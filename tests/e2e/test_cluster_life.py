@@ -72,8 +72,6 @@ def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
     register(alpha, "alone-for-a-while")
     all_know([alpha], "alone-for-a-while")
     all_know([alpha], "early-0")
-    start([beta])
-    all_know([beta], "alone-for-a-while")
     assert {one["name"] for one in alpha.json("nodes")["nodes"]} >= set(NAMES)
 
 
