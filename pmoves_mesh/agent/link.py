@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -26,6 +28,7 @@ from pmoves_mesh.replica import Replica
 _log: Final = structlog.get_logger(__name__)
 
 _TEND_RETRY_S: Final = 1.0
+_TEND_EVERY_S: Final = 10.0
 _FIRST_S: Final = 3.0
 
 
@@ -121,6 +124,9 @@ class Link:
     async def tend(self) -> None:
         """Makes the bucket of leases anew after each restart of the server, for ever.
 
+        Whoever may make it also looks every now and then whether it is still of use: on several servers
+        it may be lost while this node's own one stays.
+
         Nothing else: the replica sees that the stream was lost by its absence.
         """
         while True:
@@ -133,7 +139,9 @@ class Link:
                 _log.debug("leases not ensured; trying again", detail=str(error))
                 await self._clock.sleep(_TEND_RETRY_S)
             else:
-                await session.lost.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TEND_EVERY_S if keeps_ca(self._config) else None):
+                        await session.lost.wait()
 
     async def _first_session(self) -> None:
         """Lets a refused login end the first start; a server that is merely away is waited for."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from pmoves_mesh.core import names
 from pmoves_mesh.core.event import STREAM_SUBJECTS
 from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream
-from pmoves_mesh.errors import ForeignStream, RightMissing, ServerTooOld, StreamInTheWay
+from pmoves_mesh.errors import ForeignStream, LogUnavailable, RightMissing, ServerTooOld, StreamInTheWay
 from pmoves_mesh.log import api, replication
 from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
 from pmoves_mesh.log.connection import Connection
@@ -116,7 +116,8 @@ async def ensure(
     limits = _Limits(max_age_s, max_bytes, min(limits.replicas, info.config.get("num_replicas", 1)))
     for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
         await _ensure_stream(session, bucket, known)
-    await _ensure_leases(session, _leases(identity, limits), known)
+    with suppress(LogUnavailable):  # a node can join without, and `ensure_leases` is tried again and again
+        await _ensure_leases(session, _leases(identity, limits), known)
     await _ensure_materialiser(session)
     return bounds_of(info)
 
@@ -327,7 +328,16 @@ async def _ensure_materialiser(session: Session) -> None:
 
 
 async def _ensure_witness(session: Session) -> None:
-    """Makes the consumer of the leases' markers; it goes with the leases, and is made anew with them."""
+    """Makes the consumer of the leases' markers; it goes with the leases, and is made anew with them.
+
+    In memory on three servers, of which two ended at once, it never finds a leader again.
+    """
+    verb = f"{bucket_stream(LEASES)}.{WITNESS}"
+    with suppress(Refused):  # there is none
+        try:
+            await call(session, f"CONSUMER.INFO.{verb}", ConsumerInfo)
+        except LogUnavailable:
+            await call(session, f"CONSUMER.DELETE.{verb}", Done)
     config = {
         "description": "Hands each lease that ran out to one agent, which states the loss",
         "ack_wait": _WITNESS_ACK_WAIT_S * _NANO,

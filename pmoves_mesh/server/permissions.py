@@ -107,6 +107,7 @@ OWNING: Final = (
     *(f"$JS.SNAPSHOT.ACK.{stream}.>" for stream in (*_STREAMS, *_APPLICATIONS)),
     *(f"$JS.SNAPSHOT.RESTORE.{stream}.*" for stream in (*_STREAMS, *_APPLICATIONS)),
     *(f"{JETSTREAM_API}CONSUMER.CREATE.{shared}" for shared in _SHARED),
+    f"{JETSTREAM_API}CONSUMER.DELETE.{bucket_stream(LEASES)}.{WITNESS}",
     f"{JETSTREAM_API}STREAM.NAMES",
 )
 """Making the stream and the buckets, carrying them to other servers, and telling whom the CA let in."""

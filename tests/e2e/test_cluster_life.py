@@ -73,6 +73,9 @@ def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
     all_know([alpha], "alone-for-a-while")
     all_know([alpha], "early-0")
     assert {one["name"] for one in alpha.json("nodes")["nodes"]} >= set(NAMES)
+    for back in (beta, gamma):
+        start([back])
+        all_know([back], "alone-for-a-while")
 
 
 def logs_in(host: Host, at: Host) -> bool:
