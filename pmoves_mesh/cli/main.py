@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "service": _Entry("queries", "Show one service: its best instance, and all of them."),
     "discover": _Entry("queries", "List the instances that have all of some capabilities."),
     "watch": _Entry("watch", "Show every change of the services as it happens."),
+    "top": _Entry("top.command", "Show the mesh on a terminal, live and sorted."),
     "events": _Entry("events", "Show what applications tell one another."),
     "register": _Entry("registration", "Register an instance of a service on this node."),
     "deregister": _Entry("registration", "Remove an instance of a service from this node."),

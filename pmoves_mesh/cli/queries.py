@@ -58,9 +58,9 @@ def status_command(*, as_json: bool) -> None:
     registry, nodes, services = answer.record("registry"), answer.records("nodes"), answer.records("services")
     print_fields(registry.items())
     click.echo()
-    _print_nodes(nodes)
+    print_nodes(nodes)
     click.echo()
-    _print_instances(services)
+    print_instances(services)
 
 
 @click.command("nodes", epilog=example("pmoves-mesh nodes"))
@@ -71,7 +71,7 @@ def nodes_command(*, as_json: bool) -> None:
     if as_json:
         print_json(answer.fields)
     else:
-        _print_nodes(answer.records("nodes"))
+        print_nodes(answer.records("nodes"))
 
 
 @click.command("services", epilog=example("pmoves-mesh services --capability stt --healthy-only"))
@@ -92,7 +92,7 @@ def services_command(
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"))
+        print_instances(answer.records("services"))
 
 
 @click.command("service", epilog=example("pmoves-mesh service whisper"))
@@ -107,7 +107,7 @@ def service_command(*, name: str, as_json: bool) -> None:
     instances = answer.records("instances")
     print_fields((field, value) for field, value in answer.fields.items() if field != "instances")
     click.echo()
-    _print_instances(instances)
+    print_instances(instances)
 
 
 @click.command(
@@ -143,20 +143,22 @@ def discover_command(
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
+        print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
 
 
-def _print_nodes(nodes: list[dict[str, Any]]) -> None:
-    rows = ({**with_address(node), "brief": _brief(node.get("resources"))} for node in nodes)
+def print_nodes(nodes: list[dict[str, Any]]) -> None:
+    """Prints nodes as a table."""
+    rows = ({**with_address(node), "brief": brief(node.get("resources"))} for node in nodes)
     print_table(_NODE_COLUMNS, rows, empty="no nodes yet")
 
 
-def _print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+def print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+    """Prints instances as a table, with another column at its end if there is more to say."""
     columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
     print_table(columns, map(with_address, instances), empty="no services")
 
 
-def _brief(resources: object) -> list[str]:
+def brief(resources: object) -> list[str]:
     """Returns what a node has in a few words; what other programs announce may have any shape."""
     if not isinstance(resources, dict):
         return []
