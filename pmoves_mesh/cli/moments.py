@@ -10,7 +10,7 @@ import click
 from pmoves_mesh.cli.durations import parse_duration
 
 NOW: Final = "now"
-RULE: Final = (
+MOMENT: Final = (
     "a time such as '2026-11-23T06:00' (of this host's zone, unless it names one), so long ago, such as 15m "
     "or 7d, a position, or now"
 )
@@ -29,7 +29,7 @@ class Moment(click.ParamType[str]):
         try:
             return _utc(datetime.fromisoformat(str(value).strip()))
         except (ValueError, OverflowError, OSError):
-            self.fail(f"{value!r} is not {RULE}", param, ctx)
+            self.fail(f"{value!r} is not {MOMENT}", param, ctx)
 
 
 def shown_time(text: object) -> str:

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 import click
 
-from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.client import AgentClient, Answer, read_config
 from pmoves_mesh.cli.conditions import RULE, parse_conditions
-from pmoves_mesh.cli.console import Column, example, print_fields, print_json, print_table
+from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
+from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.core.choice import LIMIT_MAX, Preference
 
 _INSTANCE_COLUMNS: Final = (
@@ -42,6 +43,7 @@ _DECIDING: Final = {
 }
 """What decided, by what was preferred."""
 
+at_option = click.option("--at", type=Moment(), help=f"As it was at a moment: {MOMENT}.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the agent's answer as JSON.")
 
 
@@ -63,28 +65,43 @@ def status_command(*, as_json: bool) -> None:
     print_instances(services)
 
 
-@click.command("nodes", epilog=example("pmoves-mesh nodes"))
+@click.command("nodes", epilog=example("pmoves-mesh nodes", "pmoves-mesh nodes --at 1h"))
+@at_option
 @json_option
-def nodes_command(*, as_json: bool) -> None:
+def nodes_command(*, at: str | None, as_json: bool) -> None:
     """List the nodes of the mesh, and whether they are alive."""
-    answer = AgentClient(read_config()).get("/api/nodes")
+    answer = AgentClient(read_config()).get("/api/nodes", {} if at is None else {"at": at})
     if as_json:
         print_json(answer.fields)
     else:
         print_nodes(answer.records("nodes"))
+        _print_moment(answer)
 
 
-@click.command("services", epilog=example("pmoves-mesh services --capability stt --healthy-only"))
+@click.command(
+    "services",
+    epilog=example(
+        "pmoves-mesh services --capability stt --healthy-only",
+        "pmoves-mesh services --at '2026-11-23T06:00'",
+    ),
+)
 @click.option("--mode", help="Only instances of this mode: docked or standalone.")
 @click.option("--capability", help="Only instances that have this capability.")
 @click.option("--node", help="Only instances on this node.")
 @click.option("--healthy-only", is_flag=True, help="Only instances whose last health check passed.")
+@at_option
 @json_option
 def services_command(
-    *, mode: str | None, capability: str | None, node: str | None, healthy_only: bool, as_json: bool
+    *,
+    mode: str | None,
+    capability: str | None,
+    node: str | None,
+    healthy_only: bool,
+    at: str | None,
+    as_json: bool,
 ) -> None:
     """List the instances of every service."""
-    query = {"mode": mode, "capability": capability, "node": node}
+    query = {"mode": mode, "capability": capability, "node": node, "at": at}
     asked = {name: value for name, value in query.items() if value is not None}
     if healthy_only:
         asked["healthy_only"] = "true"
@@ -93,6 +110,7 @@ def services_command(
         print_json(answer.fields)
     else:
         print_instances(answer.records("services"))
+        _print_moment(answer)
 
 
 @click.command("service", epilog=example("pmoves-mesh service whisper"))
@@ -156,6 +174,14 @@ def print_instances(instances: list[dict[str, Any]], further: Column | None = No
     """Prints instances as a table, with another column at its end if there is more to say."""
     columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
     print_table(columns, map(with_address, instances), empty="no services")
+
+
+def _print_moment(answer: Answer) -> None:
+    """Says beside the table what moment it is of, if it is of the past."""
+    if "at" in answer.fields:
+        at = answer.record("at")
+        time = cell(shown_time(at.get("time")))
+        click.echo(f"as it was at position {cell(at.get('position'))}, whose event is of {time}", err=True)
 
 
 def brief(resources: object) -> list[str]:
