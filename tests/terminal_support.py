@@ -31,11 +31,21 @@ ENTERED, LEFT = "\x1b[?1049h", "\x1b[?1049l"
 CURSOR_SHOWN = "\x1b[?25h"
 
 
-# The terminal's session outlives the program, as the shell does from which people start it.
+# The terminal's session outlives the program, as the shell does from which people start it, and
+# continues it when it was stopped, as they do with `fg`.
 SHELL = """
-trap : INT QUIT HUP TERM TSTP
-sh -c 'echo $$ >pid; exec "$@"' sh "$@"
-echo $? >code.new; mv code.new code
+set -m
+trap : HUP
+sh -c '
+    trap : INT QUIT HUP TERM
+    sh -c "echo \\$\\$ >pid; exec \\"\\$@\\"" sh "$@"
+    echo $? >code.new; mv code.new code
+' sh "$@"
+until [ -e code ]; do
+    until [ -e continue ]; do sleep 0.05; done
+    rm continue
+    fg
+done
 exec sleep 300
 """
 
@@ -82,8 +92,11 @@ class Terminal:
 
     def send(self, number: signal.Signals) -> None:
         """Sends the program a signal."""
-        self.until((self._notes / "pid").exists, "it is started")
-        os.kill(int((self._notes / "pid").read_text()), number)
+        os.kill(self._pid, number)
+
+    def resume(self) -> None:
+        """Continues the program that Ctrl-Z stopped."""
+        (self._notes / "continue").touch()
 
     def hang_up(self) -> None:
         """Takes the terminal away, as a connection that broke does; the kernel tells the program."""
@@ -95,12 +108,23 @@ class Terminal:
         return bytes(self._output).decode(errors="replace")
 
     @property
+    def frame(self) -> str:
+        """The latest whole drawing, as it was sent; empty before the first."""
+        drawings = self.text.split(HOME)[1:]
+        whole = [one for one in drawings if one.count("\n") == self._lines - 1 and OWN.sub("", one)]
+        return whole[-1] if whole else ""
+
+    @property
     def drawn(self) -> list[str]:
-        """The lines that the latest whole drawing shows; empty before the first."""
-        whole = [one for one in self.text.split(HOME)[1:] if one.count("\n") == self._lines - 1]
-        if not whole:
-            return []
-        return [line.rstrip() for line in STYLE.sub("", whole[-1]).replace("\r", "").split("\n")]
+        """The lines of the latest whole drawing."""
+        lines = STYLE.sub("", self.frame).replace("\r", "").split("\n")
+        return [line.rstrip() for line in lines] if self.frame else []
+
+    @property
+    def state(self) -> str:
+        """How the kernel sees the program, in a letter: `T` is stopped."""
+        status = Path(f"/proc/{self._pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0]
 
     @property
     def modes(self) -> list[Any]:
@@ -130,12 +154,18 @@ class Terminal:
         self._stop_reading(keep=True)
         return int(code.read_text())
 
+    @property
+    def _pid(self) -> int:
+        self.until((self._notes / "pid").exists, "it is started")
+        return int((self._notes / "pid").read_text())
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._shell.pid, signal.SIGKILL)
+        for kill, number in ((os.kill, self._pid), (os.killpg, self._shell.pid)):
+            with suppress(ProcessLookupError):
+                kill(number, signal.SIGKILL)
         self._shell.wait(DEADLINE_S)
         self._stop_reading()
         os.close(self._slave)

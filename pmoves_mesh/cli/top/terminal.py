@@ -146,12 +146,15 @@ class Terminal:
 
     def _leave(self) -> None:
         live, self._live = self._live, None
+        # Whoever started it may have taken the terminal back already, and may have it put right all the same.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         # A terminal that is gone takes neither; what is left to do is done all the same.
         if live is not None:
             with suppress(OSError):
                 live.stop()
         with suppress(termios.error):
             termios.tcsetattr(self._input, termios.TCSADRAIN, self._modes)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _ready(self, timeout_s: float) -> list[int]:
         return select.select([self._input, self._wakened], [], [], timeout_s)[0]
