@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -11,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from pmoves_mesh.cli.client import AgentClient, read_config
-from pmoves_mesh.cli.console import cell, example
+from pmoves_mesh.cli.console import cell, example, json_text
 from pmoves_mesh.cli.event_stream import follow
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
@@ -147,7 +146,7 @@ def _latest(client: AgentClient, query: dict[str, str]) -> Iterator[Record]:
 
 
 def _as_json(event: Record) -> str:
-    return json.dumps(event, ensure_ascii=False)
+    return json_text(event)
 
 
 def _as_line(event: Record) -> str:

@@ -54,7 +54,7 @@ def _show(told: _Told) -> None:
     # Imported here: most of what is waited for is done within that second.
     from pmoves_mesh.cli.richbar import Bar  # noqa: PLC0415 - see above
 
-    with Bar() as bar:
+    with Bar(told.latest[0]) as bar:
         while True:
             bar.show(*told.latest)
             if told.is_done.wait(_EVERY_S):

@@ -14,7 +14,7 @@ class Bar:
     The cursor stays visible, so that nothing has to be put right if the program is killed meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step: str) -> None:
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         self._progress = Progress(
@@ -25,8 +25,8 @@ class Bar:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", total=None)
-        self._step = ""
+        self._task = self._progress.add_task(step, total=None)
+        self._step = step
 
     def show(self, step: str, done: int, total: int | None) -> None:
         """Draws how far it is; without a total only that it goes on."""
