@@ -211,7 +211,7 @@ async def _restore(config: Config, path: Path, progress: Progress, *, dry_run: b
     )
 
 
-async def _checked(config: Config, data: bytes, progress: Progress) -> Backup:
+async def _checked(config: Config, data: bytes, progress: Progress = unheard) -> Backup:
     """Returns what the file holds, once every certificate and record in it has proved itself.
 
     Raises:

@@ -79,7 +79,7 @@ def events_command(
     query = {"subject": subject, "node": node, "service": service}
     asked = {name: value for name, value in query.items() if value is not None}
     show = _as_json if as_json else _as_line
-    with while_read():
+    with while_read(is_endless=follow):
         for event in _told(AgentClient(read_config()), asked, since, follow=follow):
             click.echo(show(event))
             sys.stdout.flush()

@@ -40,7 +40,7 @@ def watch_command(
     if healthy_only:
         asked["healthy_only"] = "true"
     show = _print_event if as_json else _Lines().show
-    with while_read():
+    with while_read(is_endless=True):
         for event in follow(AgentClient(read_config()), "/api/watch", asked):
             show(event)
             sys.stdout.flush()

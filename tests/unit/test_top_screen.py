@@ -167,7 +167,7 @@ def test_the_loads_of_the_nodes_in_sight_are_shown_and_sorted_by_the_busiest_fir
     screen = Screen(board)
     screen.press("2")
     shown(screen)
-    assert screen.selected_names() == ["busy", "idle"]
+    assert screen.nodes_in_sight() == ["busy", "idle"]
     for _ in range(3):
         screen.press("s")
     assert screen.sorted_by[0] == "CPU"

@@ -108,7 +108,7 @@ class Screen:
         ]
         return Page(self._columns, rows, len(records), total)
 
-    def selected_names(self) -> list[str]:
+    def nodes_in_sight(self) -> list[str]:
         """Returns the names of the nodes that are in sight, if nodes are looked at."""
         if self.view != "nodes":
             return []
