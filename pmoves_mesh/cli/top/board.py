@@ -57,7 +57,7 @@ class PulseTold(NamedTuple):
     stale_s: float | None
 
 
-Source = Literal["services", "nodes", "events"]
+Source = Literal["services", "nodes", "events", "loads", "pulse"]
 
 
 class SourceTold(NamedTuple):

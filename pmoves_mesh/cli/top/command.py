@@ -78,7 +78,7 @@ def _look(config: Config) -> int | None:
                 board.take(news)
             if screen.view == "events":
                 feed.tell_events()
-            feed.busy_nodes = screen.nodes_in_sight()
+            feed.tell_loads(screen.nodes_in_sight())
             # Once a second at least: the ages and the clock go on.
             is_due = True
     return None

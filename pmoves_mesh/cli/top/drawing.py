@@ -42,7 +42,7 @@ def draw(board: Board, screen: Screen, title: str, size: tuple[int, int], now_ms
     width, height = size
     head: list[Text] = []
     if height >= _ROOM_FOR_ALL:
-        head.append(_line(f"{title}  {board.counts}  {_position(board)}{_clock(now_ms)}", "bold"))
+        head.append(_line(f"{title}  {board.counts}  {_clock(now_ms)}{_position(board)}", "bold"))
     if warning := board.warning() or _problem(board, screen):
         head.append(_line(f" {warning} ", "bold white on red"))
     has_keys = height >= _ROOM_FOR_ALL or screen.is_typing
@@ -93,7 +93,7 @@ def _keys(screen: Screen) -> Text:
 
 def _position(board: Board) -> str:
     pulse = board.pulse
-    return "" if pulse is None or pulse.position is None else f"position {pulse.position}  "
+    return "" if pulse is None or pulse.position is None else f"  position {pulse.position}"
 
 
 def _clock(now_ms: int) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import click
 
 from pmoves_mesh.cli.client import AgentClient, NotAnswering, Refused
-from pmoves_mesh.cli.event_stream import connected, retry_s
+from pmoves_mesh.cli.event_stream import StreamEvent, connected, retry_s
 from pmoves_mesh.cli.top.board import (
     EventsTold,
     LoadsTold,
@@ -33,13 +33,13 @@ from pmoves_mesh.cli.top.board import (
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import MeshError
 
-PULSE_S: Final = 1.0
-
 _QUEUE_MAX: Final = 1000
 _HANDING_S: Final = 0.5
 _NODES_WAIT_S: Final = 20
 _ANSWER_S: Final = 10.0
-_LOADS_EVERY: Final = 3
+_IMPATIENCE_S: Final = 2.0
+_PULSE_S: Final = 1.0
+_LOADS_S: Final = 3.0
 _EVENTS_AT_FIRST: Final = 200
 _FAILURES: Final = (OSError, http.client.HTTPException, click.ClickException, MeshError, ValueError, KeyError)
 
@@ -54,26 +54,33 @@ class Feed:
 
     def __init__(self, config: Config, wake: Callable[[], None]) -> None:
         self._client = AgentClient(config, _ANSWER_S)
+        self._impatient = AgentClient(config, _IMPATIENCE_S)
         self._patient = AgentClient(config, _NODES_WAIT_S + _ANSWER_S)
         self._wake = wake
         self._news: Final[queue.Queue[News]] = queue.Queue(_QUEUE_MAX)
         self._over = threading.Event()
-        self._begun: Final[set[Source | None]] = set()
+        self._begun: Final[set[Source]] = set()
         self._position = ""
-        self.busy_nodes: Sequence[str] = ()
+        self._busy_nodes: Sequence[str] = ()
 
     def news(self) -> Iterator[News]:
         """Yields what was told since the last time."""
         with suppress(queue.Empty):
-            while True:
+            for _ in range(_QUEUE_MAX):
                 yield self._news.get_nowait()
 
     def tell_events(self) -> None:
         """Has the events of the stream told from now on; they are not, until somebody looks at them."""
         self._begin("events", self._events)
 
+    def tell_loads(self, nodes: Sequence[str]) -> None:
+        """Has told how busy some nodes are, those that somebody looks at now."""
+        self._busy_nodes = nodes
+        if nodes:
+            self._begin("loads", self._loads)
+
     def __enter__(self) -> Self:
-        self._begin(None, self._pulse)
+        self._begin("pulse", self._pulse)
         self._begin("services", self._services)
         self._begin("nodes", self._nodes)
         return self
@@ -81,14 +88,14 @@ class Feed:
     def __exit__(self, *_error: object) -> None:
         self._over.set()
 
-    def _begin(self, source: Source | None, ask: Callable[[], None]) -> None:
+    def _begin(self, source: Source, ask: Callable[[], None]) -> None:
         if source in self._begun:
             return
         self._begun.add(source)
         # They wait for an agent that may not answer; nothing is lost with them when the program ends.
         threading.Thread(target=self._again_and_again, args=(source, ask), daemon=True).start()
 
-    def _again_and_again(self, source: Source | None, ask: Callable[[], None]) -> None:
+    def _again_and_again(self, source: Source, ask: Callable[[], None]) -> None:
         failures = 0
         while not self._over.is_set():
             try:
@@ -97,9 +104,8 @@ class Feed:
             except _FAILURES as error:
                 failures += 1
                 problem = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            if source is not None:
-                self._hand_on(SourceTold(source, problem))
-            self._over.wait(PULSE_S if source is None else retry_s(failures))
+            self._hand_on(SourceTold(source, problem))
+            self._over.wait(retry_s(failures))
 
     def _hand_on(self, news: News) -> None:
         while not self._over.is_set():
@@ -111,18 +117,19 @@ class Feed:
     # What each thread asks
 
     def _pulse(self) -> None:
-        """Asks how the agent is, and now and then for the loads in sight."""
-        rounds = 0
         while not self._over.is_set():
             self._hand_on(self._asked_pulse())
-            if rounds % _LOADS_EVERY == 0 and self.busy_nodes:
-                self._hand_on(LoadsTold({name: self._asked_load(name) for name in self.busy_nodes}))
-            rounds += 1
-            self._over.wait(PULSE_S)
+            self._over.wait(_PULSE_S)
+
+    def _loads(self) -> None:
+        while not self._over.is_set():
+            for name in self._busy_nodes:
+                self._hand_on(LoadsTold({name: self._asked_load(name)}))
+            self._over.wait(_LOADS_S)
 
     def _asked_pulse(self) -> PulseTold:
         try:
-            fields = self._client.get("/readyz").fields
+            fields = self._impatient.get("/readyz").fields
         except NotAnswering:
             return PulseTold(None, is_current=False, stale_s=None)
         except Refused as error:
@@ -132,13 +139,13 @@ class Feed:
 
     def _asked_load(self, name: str) -> Record | None:
         try:
-            load: Any = self._client.get(f"/api/nodes/{quote(name, safe='')}/load").fields.get("load")
+            load: Any = self._impatient.get(f"/api/nodes/{quote(name, safe='')}/load").fields.get("load")
         except click.ClickException:
             return None
         return load if isinstance(load, dict) else None
 
     def _services(self) -> None:
-        for event in connected(self._client, "/api/watch", {}, met=lambda: self._works("services")):
+        for event in self._stream("/api/watch", "services"):
             if event.name == "snapshot":
                 self._hand_on(ServicesTold(event.data["services"]))
             elif event.name != "end":
@@ -161,13 +168,13 @@ class Feed:
             found = self._client.get("/api/events", query).records("events")
             self._hand_on(EventsTold(found[::-1]))
             self._position = str(found[0]["position"]) if found else ""
-        met = self._works
-        for event in connected(
-            self._client, "/api/events", {}, after=self._position, met=lambda: met("events")
-        ):
+        for event in self._stream("/api/events", "events", after=self._position):
             if event.name == "event":
                 self._position = event.position
                 self._hand_on(EventsTold([event.data]))
+
+    def _stream(self, path: str, source: Source, after: str = "") -> Iterator[StreamEvent]:
+        return connected(self._client, path, {}, after=after, met=lambda: self._works(source))
 
     def _works(self, source: Source) -> None:
         self._hand_on(SourceTold(source, ""))

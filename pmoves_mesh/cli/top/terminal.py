@@ -66,6 +66,7 @@ class Terminal:
         os.set_blocking(self._wakened, False)
         os.set_blocking(self._wakener, False)
         self._wakeup_before = -1
+        self._is_gone = False
 
     def wake(self) -> None:
         """Ends a wait; may be called by any thread."""
@@ -84,6 +85,8 @@ class Terminal:
 
     def wait(self, timeout_s: float) -> Heard:
         """Waits for a key, a signal or a call of `wake`, so many seconds at most."""
+        if self._is_gone:
+            return Heard([], set(), is_gone=True)
         ready = self._ready(timeout_s)
         if self._input not in ready:
             return Heard([], self._signals(), is_gone=False)
@@ -101,7 +104,10 @@ class Terminal:
         """Draws the whole screen anew."""
         if self._live is not None:
             self._console.size = self.size  # COLUMNS in the environment is the size of before
-            self._live.update(drawn, refresh=True)
+            try:
+                self._live.update(drawn, refresh=True)
+            except OSError:
+                self._is_gone = True  # whoever waits next hears of it
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
