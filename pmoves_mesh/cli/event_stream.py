@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from pmoves_mesh.cli.client import AgentClient
+from pmoves_mesh.cli.client import AgentClient, Refused
 
 EVENT_STREAM: Final = "text/event-stream"
 RETRY_MAX_S: Final = 10.0
+_SERVER_ERRORS: Final = 500
 
 # Three comments of 15 s that did not come: whatever is at the other end, it is not there any more.
 _SILENCE_S: Final = 45.0
@@ -39,12 +40,12 @@ def follow(
         client: the agent that is asked.
         path: the route.
         query: its parameters.
-        after: the position after which to begin; the route decides if that is empty.
+        after: the position up to which the reader was told already; empty if it begins.
 
     Raises:
-        click.ClickException: if the first connection fails, or the agent refuses what is asked.
+        click.ClickException: if a reader that begins finds no agent, or one refuses what is asked.
     """
-    position, begun, failures = after, False, 0
+    position, begun, failures = after, bool(after), 0
 
     def met() -> None:
         nonlocal begun, failures
@@ -53,14 +54,14 @@ def follow(
     while True:
         try:
             for event in connected(client, path, query, after=position, met=met):
-                position = event.position
-                if event.name != "end":
+                if event.name != "end":  # whose position is the agent's, whatever it told
+                    position = event.position
                     yield event
         except (OSError, http.client.HTTPException) as error:
             if not begun:
                 raise client.unanswered() from error
-        except click.ClickException:
-            if not begun:
+        except click.ClickException as error:
+            if not begun or (isinstance(error, Refused) and error.status < _SERVER_ERRORS):
                 raise
         if not failures:
             click.echo(f"pmoves-mesh: the connection to {client.url} broke; trying again", err=True)

@@ -229,8 +229,12 @@ def test_an_event_with_escapes_in_it_never_steers_the_terminal(alpha: AgentProce
     alpha.register("sly", id="1", port=9, metadata={"note": evil}, check={"type": "ttl", "ttl_s": 600})
     alpha.request("PUT", "/api/services/sly/health", json={"status": "unhealthy", "output": evil})
     eventually(lambda: alpha.registry["outbox"] == 0, "it is in the stream")
-    for command in (["events", "--service", "sly"], ["history", "sly"], ["diff", "--from", "2"]):
+    for command, said in (
+        ("events --service sly", "sly/1"),
+        ("history sly", "[2J"),
+        ("diff --from 2", "sly"),
+    ):
+        assert said in alpha.run(*command.split()).stdout
         for as_json in ([], ["--json"]):
-            out = alpha.run(*command, *as_json).stdout
-            assert "sly" in out
+            out = alpha.run(*command.split(), *as_json).stdout
             assert not {"\x1b", "\x07"} & set(out)
