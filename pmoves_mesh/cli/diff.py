@@ -12,6 +12,7 @@ from pmoves_mesh.cli.client import AgentClient, Answer, read_config
 from pmoves_mesh.cli.console import Column, example, print_json, print_table
 from pmoves_mesh.cli.moments import MOMENT, NOW, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.cli.queries import json_option, with_address
 
 _COLUMNS: Final = (
@@ -39,7 +40,8 @@ def diff_command(*, begin: str, end: str, as_json: bool) -> None:
 
     A line without a service is of a node. When something was last seen is no difference.
     """
-    answer = AgentClient(read_config(), _ANSWER_S).get("/api/diff", {"from": begin, "to": end})
+    with shown_progress("reading the stream", as_json=as_json):
+        answer = AgentClient(read_config(), _ANSWER_S).get("/api/diff", {"from": begin, "to": end})
     with while_read():
         if as_json:
             print_json(answer.fields)

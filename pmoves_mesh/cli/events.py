@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -112,6 +112,12 @@ def shown_signer(event: Record) -> str:
     return signer.split("/", 3)[-1] if signer.startswith("spiffe://") else signer or "nobody"
 
 
+def shown_type(event: Mapping[str, Any]) -> str:
+    """Returns what kind of event it is, in a few letters: what tells it from the others."""
+    kind = cell(event.get("type") or event.get("subject"))
+    return kind.removeprefix("mesh.").removesuffix(".v1") if kind.startswith("mesh.") else kind
+
+
 def _refuse_options(context: click.Context) -> None:
     typed = ParameterSource.COMMANDLINE
     given = [name for name in context.params if context.get_parameter_source(name) is typed]
@@ -154,7 +160,7 @@ def _as_line(event: Record) -> str:
     parts = [
         cell(shown_time(event.get("time"))),
         f"{cell(event.get('position')):>7}",
-        f"{cell(event.get('type') or event.get('subject')):<14}",
+        f"{shown_type(event):<13}",
         _about(event),
         _summary(event),
         proof,

@@ -14,6 +14,7 @@ from pmoves_mesh.cli.console import Column, example, print_json, print_table
 from pmoves_mesh.cli.events import PATH, pages, shown_signer
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.cli.queries import json_option
 
 _COLUMNS: Final = (
@@ -45,8 +46,9 @@ def history_command(*, service: str, since: str | None, as_json: bool) -> None:
     """
     client = AgentClient(read_config())
     name = service.lower()
-    first = 0 if since is None else _first(client, since)
-    found = [one for one in _happenings(client, name) if int(one.event["position"]) >= first]
+    with shown_progress("reading the stream", as_json=as_json):
+        first = 0 if since is None else _first(client, since)
+        found = [one for one in _happenings(client, name) if int(one.event["position"]) >= first]
     if not found and since is None:
         raise click.ClickException(f"the stream tells nothing of a service {name}; see: pmoves-mesh services")
     with while_read():

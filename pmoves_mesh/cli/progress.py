@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
-
-from pmoves_mesh.ports import Progress
 
 _PATIENCE_S: Final = 1.0
 _EVERY_S: Final = 0.1
 
 
 @contextmanager
-def shown_progress(step: str = "beginning", *, as_json: bool = False) -> Iterator[Progress]:
-    """Shows how far what is done in the context has come, if it is not done within a second.
+def shown_progress(
+    step: str = "beginning", *, as_json: bool = False
+) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Shows how far what is done in the context has come, if it is not done within a second; gives the `ports.Progress` to tell it.
 
     Args:
         step: what is under way until something else is told.

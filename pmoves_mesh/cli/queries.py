@@ -12,6 +12,7 @@ from pmoves_mesh.cli.client import AgentClient, Answer, read_config
 from pmoves_mesh.cli.conditions import RULE, parse_conditions
 from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.core.choice import LIMIT_MAX, Preference
 
 _INSTANCE_COLUMNS: Final = (
@@ -70,7 +71,7 @@ def status_command(*, as_json: bool) -> None:
 @json_option
 def nodes_command(*, at: str | None, as_json: bool) -> None:
     """List the nodes of the mesh, and whether they are alive."""
-    answer = AgentClient(read_config()).get("/api/nodes", {} if at is None else {"at": at})
+    answer = _asked("/api/nodes", {} if at is None else {"at": at}, as_json=as_json)
     if as_json:
         print_json(answer.fields)
     else:
@@ -105,7 +106,7 @@ def services_command(
     asked = {name: value for name, value in query.items() if value is not None}
     if healthy_only:
         asked["healthy_only"] = "true"
-    answer = AgentClient(read_config()).get("/api/services", asked)
+    answer = _asked("/api/services", asked, as_json=as_json)
     if as_json:
         print_json(answer.fields)
     else:
@@ -174,6 +175,15 @@ def print_instances(instances: list[dict[str, Any]], further: Column | None = No
     """Prints instances as a table, with another column at its end if there is more to say."""
     columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
     print_table(columns, map(with_address, instances), empty="no services")
+
+
+def _asked(path: str, query: dict[str, str], *, as_json: bool) -> Answer:
+    """Returns what the agent answers; where the past is asked for, that may take a while."""
+    client = AgentClient(read_config())
+    if "at" not in query:
+        return client.get(path, query)
+    with shown_progress("reading the stream", as_json=as_json):
+        return client.get(path, query)
 
 
 def _print_moment(answer: Answer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
+from pmoves_mesh.cli.events import shown_type
 from pmoves_mesh.cli.queries import brief, with_address
 from pmoves_mesh.cli.top.board import Board, Key, Record, event_key, node_key, service_key
 
@@ -132,7 +133,7 @@ def _when(record: Record, _: Asked) -> str:
 
 
 def _what(record: Record, _: Asked) -> str:
-    return str(record.get("type") or record.get("subject") or "").removeprefix("mesh.").removesuffix(".v1")
+    return shown_type(record)
 
 
 def _whose(record: Record, _: Asked) -> str:
