@@ -15,7 +15,6 @@ from pmoves_mesh.cli.events import PATH, pages, shown_signer
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
 from pmoves_mesh.cli.progress import shown_progress
-from pmoves_mesh.cli.queries import json_option
 
 _COLUMNS: Final = (
     Column("TIME", "time"),
@@ -37,7 +36,7 @@ _NODE_SUBJECTS: Final = "mesh.node.>"
 )
 @click.argument("service")
 @click.option("--since", type=Moment(), help=f"Only from a moment on: {MOMENT}.")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def history_command(*, service: str, since: str | None, as_json: bool) -> None:
     """Show what happened to SERVICE: where it came, how it was, where it went, when, and who signed that.
 

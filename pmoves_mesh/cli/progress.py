@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+Take = Callable[[str, int, int | None], None]
+"""The `Progress` of `ports`, without what that imports."""
+
 _PATIENCE_S: Final = 1.0
 _EVERY_S: Final = 0.1
 
 
 @contextmanager
-def shown_progress(
-    step: str = "beginning", *, as_json: bool = False
-) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Shows how far what is done in the context has come, if it is not done within a second; gives the `ports.Progress` to tell it.
+def shown_progress(step: str = "beginning", *, as_json: bool = False) -> Iterator[Take]:
+    """Shows how far what is done in the context has come, if it is not done within a second.
 
     Args:
         step: what is under way until something else is told.

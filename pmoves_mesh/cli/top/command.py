@@ -19,7 +19,7 @@ _CLOCK_S: Final = 1.0
 _BETWEEN_DRAWINGS_S: Final = 0.1
 
 
-@click.command("top", epilog=example("pmoves-mesh top", "ssh jetson pmoves-mesh top"))
+@click.command("top", epilog=example("pmoves-mesh top", "ssh -t jetson pmoves-mesh top"))
 @json_option
 def top_command(*, as_json: bool) -> None:
     """Show the mesh as it is now, and every change as it happens, until q is pressed.
