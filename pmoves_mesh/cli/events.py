@@ -14,6 +14,7 @@ from pmoves_mesh.cli.console import cell, example, json_text
 from pmoves_mesh.cli.event_stream import follow
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
+from pmoves_mesh.cli.progress import Take
 
 PATH: Final = "/api/events"
 
@@ -85,12 +86,13 @@ def events_command(
             sys.stdout.flush()
 
 
-def pages(client: AgentClient, query: dict[str, str]) -> Iterator[Record]:
+def pages(client: AgentClient, query: dict[str, str], told: Take = lambda *_: None) -> Iterator[Record]:
     """Yields every event that matches, the oldest first.
 
     Args:
         client: the agent that is asked.
         query: what must match, and `since` or `after` if not everything is wanted.
+        told: is told how far the stream has been read.
 
     Raises:
         click.ClickException: if no agent answers, or it answers with a problem.
@@ -98,12 +100,13 @@ def pages(client: AgentClient, query: dict[str, str]) -> Iterator[Record]:
     query = {"after": "0", **query} if "since" not in query else query
     while True:
         answer = client.get(PATH, {**query, "order": "asc", "limit": str(_PAGE)})
-        events = answer.records("events")
-        yield from events
-        if not events or not answer.fields.get("more"):
+        yield from answer.records("events")
+        reached = answer.fields.get("next")
+        if not answer.fields.get("more") or not isinstance(reached, int):
             return
-        query = {name: value for name, value in query.items() if name != "since"}
-        query["after"] = str(events[-1]["position"])
+        first, last = (int(answer.record(name)["position"]) for name in ("first", "last"))
+        told("reading the stream", max(0, reached - first), max(1, last - first))
+        query = {name: value for name, value in query.items() if name != "since"} | {"after": str(reached)}
 
 
 def shown_signer(event: Record) -> str:
@@ -147,8 +150,16 @@ def _position(client: AgentClient) -> int:
 
 
 def _latest(client: AgentClient, query: dict[str, str]) -> Iterator[Record]:
-    answer = client.get(PATH, {**query, "order": "desc", "limit": str(_LATEST)})
-    yield from reversed(answer.records("events"))
+    """Yields the latest events that match; an agent looks through only so much of the stream at once."""
+    found: list[Record] = []
+    while True:
+        answer = client.get(PATH, {**query, "order": "desc", "limit": str(_LATEST - len(found))})
+        found += answer.records("events")
+        reached = answer.fields.get("next")
+        if len(found) >= _LATEST or not answer.fields.get("more") or not isinstance(reached, int):
+            break
+        query = {**query, "before": str(reached)}
+    yield from reversed(found)
 
 
 def _as_json(event: Record) -> str:

@@ -14,7 +14,7 @@ from pmoves_mesh.cli.console import Column, example, print_json, print_table
 from pmoves_mesh.cli.events import PATH, pages, shown_signer
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
-from pmoves_mesh.cli.progress import shown_progress
+from pmoves_mesh.cli.progress import Take, shown_progress
 
 _COLUMNS: Final = (
     Column("TIME", "time"),
@@ -45,9 +45,9 @@ def history_command(*, service: str, since: str | None, as_json: bool) -> None:
     """
     client = AgentClient(read_config())
     name = service.lower()
-    with shown_progress("reading the stream", as_json=as_json):
+    with shown_progress("reading the stream", as_json=as_json) as told:
         first = 0 if since is None else _first(client, since)
-        found = [one for one in _happenings(client, name) if int(one.event["position"]) >= first]
+        found = [one for one in _happenings(client, name, told) if int(one.event["position"]) >= first]
     if not found and since is None:
         raise click.ClickException(f"the stream tells nothing of a service {name}; see: pmoves-mesh services")
     with while_read():
@@ -63,11 +63,11 @@ def _first(client: AgentClient, since: str) -> float:
     return int(found[0]["position"]) if found else inf
 
 
-def _happenings(client: AgentClient, service: str) -> Iterator[Happening]:
+def _happenings(client: AgentClient, service: str, told: Take) -> Iterator[Happening]:
     """Yields what happened, in its order; a service goes with its node, so that is looked at too."""
-    events = {int(one["position"]): one for one in pages(client, {"service": service})}
+    events = {int(one["position"]): one for one in pages(client, {"service": service}, told)}
     for node in sorted({str(one["node"]) for one in events.values() if one.get("node")}):
-        of_node = pages(client, {"node": node, "subject": _NODE_SUBJECTS})
+        of_node = pages(client, {"node": node, "subject": _NODE_SUBJECTS}, told)
         events.update((int(one["position"]), one) for one in of_node)
     biography = Biography(service)
     for position in sorted(events):

@@ -65,7 +65,7 @@ def event(position: int, kind: str = "registered", **fields: Any) -> dict[str, A
 
 @dataclass
 class PastAgent:
-    """Answers from a list of events, a few at a time, and remembers what was asked."""
+    """Answers from a list of events, of which it looks at a few at a time, and remembers what was asked."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -78,13 +78,15 @@ class PastAgent:
         if path != "/api/events":
             return self.answers[path]
         since = int(query["since"]) - 1 if query.get("since", "").isdigit() else 0
-        after = int(query.get("after", since))
-        found = [one for one in self.events if one["position"] > after and self._matches(one, query)]
-        limit = min(PAGE, int(query["limit"])) if query["order"] == "asc" else int(query["limit"])
-        page = found[:limit] if query["order"] == "asc" else found[::-1][:limit]
-        last = self.events[-1] if self.events else {"position": 0, "time": ""}
-        ends = {"first": {"position": 1}, "last": {"position": last["position"]}}
-        return {"count": len(page), "events": page, **ends, "more": len(found) > len(page)}
+        after, before = int(query.get("after", since)), int(query.get("before", len(self.events) + 1))
+        looked_at = [one for one in self.events if after < one["position"] < before]
+        more = len(looked_at) > PAGE
+        looked_at = looked_at[:PAGE] if query["order"] == "asc" else looked_at[::-1][:PAGE]
+        page = [one for one in looked_at if self._matches(one, query)]
+        assert len(page) <= int(query["limit"])
+        ends = {"first": {"position": 1}, "last": {"position": len(self.events)}}
+        reached = looked_at[-1]["position"] if more else None
+        return {"count": len(page), "events": page, **ends, "more": more, "next": reached}
 
     def _matches(self, one: dict[str, Any], query: dict[str, str]) -> bool:
         if query.get("subject") == "mesh.node.>" and not one["subject"].startswith("mesh.node."):
@@ -179,6 +181,16 @@ def test_events_since_a_moment_are_read_page_by_page(run: Run, agent: PastAgent)
         {**same, "after": "3"},
         {**same, "after": "6"},
     ]
+
+
+def test_what_is_rare_is_found_wherever_in_the_stream_it_stands(run: Run, agent: PastAgent):
+    agent.events = [
+        event(number, service="rare" if number in {2, 11} else "whisper") for number in range(1, 21)
+    ]
+    for arguments in (["events"], ["events", "--since", "1"]):
+        told = [json.loads(line) for line in run(*arguments, "--service", "rare", "--json").out.splitlines()]
+        assert [one["position"] for one in told] == [2, 11]
+    assert json.loads(run("history", "rare", "--json").out)["count"] == 2
 
 
 def test_a_subject_is_the_agents_to_match(run: Run, agent: PastAgent):
