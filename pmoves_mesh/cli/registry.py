@@ -34,11 +34,11 @@ def sync_command(*, as_json: bool) -> None:
     only_errors()
     config = read_config()
     client = AgentClient(config, _WITHIN_S)
-    if client.probe("/healthz") != 200:
+    with shown_progress("this host's agent compares and mends", as_json=as_json):
+        done = client.post("/api/sync", {}).fields if client.probe("/healthz") == 200 else None
+    if done is None:
         _mend_bucket(as_json=as_json)
         return
-    with shown_progress("this host's agent compares and mends", as_json=as_json):
-        done = client.post("/api/sync", {}).fields
     if as_json:
         print_json(done)
     else:

@@ -64,6 +64,19 @@ def test_a_check_shows_how_far_a_wanting_agent_lets_it_come(agent: AgentProcess)
     assert set(told) == {"reading the stream"}
 
 
+def test_what_the_agent_does_itself_shows_that_it_is_waited_for(agent: AgentProcess):
+    environment = {**agent.environment, "SERVICE_REGISTRY_PORT": agent.url.rpartition(":")[2]}
+    agent.pause()
+    try:
+        with Terminal([*agent.program, "registry", "sync"], environment, agent.directory) as terminal:
+            terminal.until(lambda: "compares and mends" in terminal.text, "it shows what is waited for")
+            agent.resume()
+            assert terminal.ended() == 0
+            assert "in step up to position" in terminal.text.rpartition("\x1b[2K")[2]
+    finally:
+        agent.resume()
+
+
 SLOW = """
 import asyncio
 from pmoves_mesh.log.stream import NatsEventLog
