@@ -95,5 +95,5 @@ def _events(response: requests.Response) -> Iterator[dict[str, Any]]:
         if line and name:
             fields[name] = value
         elif "data" in fields:
-            yield {"event": fields["event"], "id": int(fields["id"]), **json.loads(fields["data"])}
+            yield {"sse": fields["event"], "sse_id": int(fields["id"]), **json.loads(fields["data"])}
             fields = {}
