@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -424,11 +424,3 @@ class Enroller(Protocol):
 
     async def certify(self, wanted: ServiceRequest) -> IssuedIdentity:
         """Gives a service on a node an identity of its own."""
-
-
-Progress = Callable[[str, int, int | None], None]
-"""Is told how far a long piece of work has come: its step, how much of that is done, and of how much."""
-
-
-def unheard(_step: str, _done: int, _total: int | None) -> None:
-    """The `Progress` of work whose progress nobody watches."""

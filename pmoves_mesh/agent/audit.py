@@ -20,7 +20,8 @@ from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
-from pmoves_mesh.ports import Bucket, EventLog, LogBounds, LogMessage, Progress, unheard
+from pmoves_mesh.ports import Bucket, EventLog, LogBounds, LogMessage
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier
 
 _CONNECT_S: Final = 5.0

@@ -42,7 +42,8 @@ from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.files import read_certificates, read_key, write_whole
 from pmoves_mesh.pki.identity import Identity, verified_identity
 from pmoves_mesh.pki.operator import operator_identity
-from pmoves_mesh.ports import Bucket, BucketEntry, Progress, unheard
+from pmoves_mesh.ports import Bucket, BucketEntry
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier, message_of
 from pmoves_mesh.views.examination import examine
 from pmoves_mesh.views.rebuild import expected, parts_of

@@ -20,7 +20,7 @@ from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
-from pmoves_mesh.ports import Progress, unheard
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.examination import examine
 from pmoves_mesh.views.rebuild import Rebuilt, expected, rebuild

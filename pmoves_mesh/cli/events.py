@@ -14,7 +14,7 @@ from pmoves_mesh.cli.console import cell, example, json_text
 from pmoves_mesh.cli.event_stream import follow
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
-from pmoves_mesh.cli.progress import Take
+from pmoves_mesh.progress import Progress, unheard
 
 PATH: Final = "/api/events"
 
@@ -86,7 +86,7 @@ def events_command(
             sys.stdout.flush()
 
 
-def pages(client: AgentClient, query: dict[str, str], told: Take = lambda *_: None) -> Iterator[Record]:
+def pages(client: AgentClient, query: dict[str, str], told: Progress = unheard) -> Iterator[Record]:
     """Yields every event that matches, the oldest first.
 
     Args:

@@ -14,7 +14,8 @@ from pmoves_mesh.cli.console import Column, example, print_json, print_table
 from pmoves_mesh.cli.events import PATH, pages, shown_signer
 from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
 from pmoves_mesh.cli.pipes import while_read
-from pmoves_mesh.cli.progress import Take, shown_progress
+from pmoves_mesh.cli.progress import shown_progress
+from pmoves_mesh.progress import Progress
 
 _COLUMNS: Final = (
     Column("TIME", "time"),
@@ -63,7 +64,7 @@ def _first(client: AgentClient, since: str) -> float:
     return int(found[0]["position"]) if found else inf
 
 
-def _happenings(client: AgentClient, service: str, told: Take) -> Iterator[Happening]:
+def _happenings(client: AgentClient, service: str, told: Progress) -> Iterator[Happening]:
     """Yields what happened, in its order; a service goes with its node, so that is looked at too."""
     events = {int(one["position"]): one for one in pages(client, {"service": service}, told)}
     for node in sorted({str(one["node"]) for one in events.values() if one.get("node")}):

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-Take = Callable[[str, int, int | None], None]
-"""The `Progress` of `ports`, without what that imports."""
+from pmoves_mesh.progress import Progress
 
 _PATIENCE_S: Final = 1.0
 _EVERY_S: Final = 0.1
 
 
 @contextmanager
-def shown_progress(step: str = "beginning", *, as_json: bool = False) -> Iterator[Take]:
+def shown_progress(step: str = "beginning", *, as_json: bool = False) -> Iterator[Progress]:
     """Shows how far what is done in the context has come, if it is not done within a second.
 
     Args:

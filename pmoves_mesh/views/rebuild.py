@@ -24,9 +24,8 @@ from pmoves_mesh.ports import (
     EventLog,
     LogBounds,
     LogMessage,
-    Progress,
-    unheard,
 )
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier, message_of
 
 _READ_S: Final = 120.0

@@ -13,7 +13,7 @@ from terminal_support import OWN, Terminal
 
 from pmoves_mesh.agent import audit, backup, rebuild
 from pmoves_mesh.config import Config, load
-from pmoves_mesh.ports import Progress
+from pmoves_mesh.progress import Progress
 
 pytestmark = pytest.mark.timeout(180)
 
