@@ -22,6 +22,7 @@ from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.growing import Growth
 from pmoves_mesh.agent.health.care import care_for
+from pmoves_mesh.agent.history.taking_part import history_of
 from pmoves_mesh.agent.lan import telling
 from pmoves_mesh.agent.leaf import LeafNode, begin
 from pmoves_mesh.agent.link import Link
@@ -189,6 +190,8 @@ async def _assemble(
     )
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
+    historian, (telling_of_past, keeping_past) = history_of(ground, replica)
+    readers["followers"] = lambda: historian.following
     facade = replace(
         _facade(ground, voice, names, facts.describe),
         enroller=custody.enroller,
@@ -199,6 +202,7 @@ async def _assemble(
         synchronise=reconciler.sync,
         readers=readers,
         surveyor=equipment.survey,
+        historian=historian,
     )
     port = await stack.enter_async_context(
         serving(facade, config.http_host, config.http_port, exposure=_exposure(config))
@@ -211,7 +215,8 @@ async def _assemble(
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
     speaking = _speaking(ground, voice)
-    joined = (link.tend, growth.run, reconciler.run, lease.run, looking, *speaking, *custody.joined_loops)
+    meeting = (link.tend, growth.run, keeping_past, reconciler.run, lease.run, looking)
+    joined = (*meeting, *speaking, *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)
@@ -223,6 +228,7 @@ async def _assemble(
         *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),
+        telling_of_past,
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)

@@ -21,38 +21,41 @@ from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.ports import Bucket, EventLog, LogBounds, LogMessage
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier
 
 _CONNECT_S: Final = 5.0
 _REVOCATIONS: Final = "revoked.>"
 
 
-def run(config: Config) -> Report:
+def run(config: Config, progress: Progress = unheard) -> Report:
     """Audits the mesh of these settings, and returns what it found; blocks until it is done.
 
     Raises:
         LogError: if the log cannot be reached or read.
         PkiError: if the mesh's CA is not known here.
     """
-    return asyncio.run(_run(config))
+    return asyncio.run(_run(config, progress))
 
 
-async def _run(config: Config) -> Report:
+async def _run(config: Config, progress: Progress) -> Report:
     trust = Trust(config.mesh, keystore.read_roots(config.tls_dir))
     async with Connection(nats_settings(config)) as connection:
         await connection.wait_connected(_CONNECT_S)
         identities = NatsBucket(connection, topology.IDENTITIES)
         verifier = Verifier(trust, identities, SystemClock(), accept_unsigned=config.accept_unsigned)
-        return await audit(NatsEventLog(connection), NatsBucket(connection, topology.REGISTRY), verifier)
+        registry = NatsBucket(connection, topology.REGISTRY)
+        return await audit(NatsEventLog(connection), registry, verifier, progress)
 
 
-async def audit(log: EventLog, registry: Bucket, verifier: Verifier) -> Report:
+async def audit(log: EventLog, registry: Bucket, verifier: Verifier, progress: Progress = unheard) -> Report:
     """Walks the stream from its first event to the one that is the last when the walk begins.
 
     Args:
         log: the stream.
         registry: the bucket that has the latest roots, and revocations that the stream dropped.
         verifier: one of its own, to which nothing was said yet.
+        progress: is told how far the walk is.
 
     Raises:
         LogUnavailable: if the log cannot be reached.
@@ -64,18 +67,20 @@ async def audit(log: EventLog, registry: Bucket, verifier: Verifier) -> Report:
     walk = _Walk(verifier, bounds)
     await walk.begin(registry)
     if bounds.first <= bounds.last:
-        await _follow(log, walk, bounds)
+        await _follow(log, walk, bounds, progress)
     await walk.compare(registry, log)
     return walk.audit.report()
 
 
-async def _follow(log: EventLog, walk: _Walk, bounds: LogBounds) -> None:
+async def _follow(log: EventLog, walk: _Walk, bounds: LogBounds, progress: Progress) -> None:
     async for batch in log.tail(bounds.first - 1):
         if batch.pending is None:
             raise LogUnavailable("the connection to NATS was lost in the middle of the audit")
         for message in batch.messages:
             if message.position <= bounds.last:
                 await walk.check(message)
+                read = message.position - bounds.first + 1
+                progress("checking the stream", read, bounds.last - bounds.first + 1)
         if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= bounds.last):
             return
         await asyncio.sleep(0)

@@ -43,6 +43,7 @@ from pmoves_mesh.pki.files import read_certificates, read_key, write_whole
 from pmoves_mesh.pki.identity import Identity, verified_identity
 from pmoves_mesh.pki.operator import operator_identity
 from pmoves_mesh.ports import Bucket, BucketEntry
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier, message_of
 from pmoves_mesh.views.examination import examine
 from pmoves_mesh.views.rebuild import expected, parts_of
@@ -100,20 +101,21 @@ def save(config: Config, path: Path) -> Saved:
     return asyncio.run(_save(config, path))
 
 
-def restore(config: Config, path: Path, *, dry_run: bool) -> Restored:
+def restore(config: Config, path: Path, *, dry_run: bool, progress: Progress = unheard) -> Restored:
     """Puts back what the mesh lacks of a file.
 
     Args:
         config: the settings.
         path: the file.
         dry_run: whether only to say what that would be.
+        progress: is told how far it is.
 
     Raises:
         StoreError: if the file cannot be read, was changed, or is of nobody of this mesh; names what.
         LogError: if the log cannot be reached, or this node may not write there.
         PkiError: if the mesh's CA is not known here.
     """
-    return asyncio.run(_restore(config, path, dry_run=dry_run))
+    return asyncio.run(_restore(config, path, progress, dry_run=dry_run))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +179,10 @@ def _signer(config: Config, now_ms: int) -> Identity:
     return verified_identity(config.mesh, config.node, roots, certificate, key)
 
 
-async def _restore(config: Config, path: Path, *, dry_run: bool) -> Restored:
+async def _restore(config: Config, path: Path, progress: Progress, *, dry_run: bool) -> Restored:
     try:
         data = await asyncio.to_thread(path.read_bytes)
-        held = await _checked(config, data)
+        held = await _checked(config, data, progress)
     except OSError as error:
         raise StoreError(str(path), error.strerror or str(error)) from None
     except MalformedEvent as error:
@@ -190,13 +192,14 @@ async def _restore(config: Config, path: Path, *, dry_run: bool) -> Restored:
         certificates = {name: der for name, der in held.certificates.items() if name not in shown}
         for der in held.certificates.values():
             mesh.verifier.trust.admit(der)
-        lacking = await _lacking(mesh, held)
+        lacking = await _lacking(mesh, held, progress)
         published = 0
         if not dry_run:
             for name, der in certificates.items():
                 with suppress(SequenceConflict):  # shown by another at the same moment
                     await mesh.identities.put(name, der, expected=0)
-            for key, record in lacking.items():
+            for number, (key, record) in enumerate(lacking.items(), 1):
+                progress("putting back what the mesh lacks", number, len(lacking))
                 await _put(mesh.registry, key, records.of_before(record))
                 published += await _publish(mesh, record)
     return Restored(
@@ -209,7 +212,7 @@ async def _restore(config: Config, path: Path, *, dry_run: bool) -> Restored:
     )
 
 
-async def _checked(config: Config, data: bytes) -> Backup:
+async def _checked(config: Config, data: bytes, progress: Progress = unheard) -> Backup:
     """Returns what the file holds, once every certificate and record in it has proved itself.
 
     Raises:
@@ -228,16 +231,17 @@ async def _checked(config: Config, data: bytes) -> Backup:
             raise MalformedEvent(f"certificate {name[:64]}", error.problem) from None
         if admitted != name:
             raise MalformedEvent(f"certificate {name[:64]}", f"is that of {admitted}")
-    for key, record in held.records.items():
+    for number, (key, record) in enumerate(held.records.items(), 1):
+        progress("checking the file", number, len(held.records))
         if not await verifier.proved(key, record):
             raise MalformedEvent(f"record {key[:200]}", "does not prove itself")
     return held
 
 
-async def _lacking(mesh: _Mesh, held: Backup) -> dict[str, Record]:
+async def _lacking(mesh: _Mesh, held: Backup, progress: Progress) -> dict[str, Record]:
     """Returns the records that tell the mesh something, in the order in which they were stated."""
     examined = await examine(mesh.registry, mesh.verifier)
-    _, ledger = await expected(mesh.log, mesh.verifier, examined.held)
+    _, ledger = await expected(mesh.log, mesh.verifier, examined.held, progress)
     registry = ledger.registry
     ordered = sorted(held.records.items(), key=lambda item: (item[1].position, item[1].stamp))
     return {

@@ -20,6 +20,7 @@ from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.stream import NatsEventLog
 from pmoves_mesh.pki import keystore
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier
 from pmoves_mesh.views.examination import examine
 from pmoves_mesh.views.rebuild import Rebuilt, expected, rebuild
@@ -55,17 +56,19 @@ class _Mesh:
     clock: SystemClock
 
 
-def run(config: Config) -> Rebuilt:
+def run(config: Config, progress: Progress = unheard) -> Rebuilt:
     """Rebuilds the registry bucket from the stream; returns what that changed.
 
     Raises:
         LogError: if the log cannot be reached or read.
         PkiError: if the mesh's CA is not known here.
     """
-    return asyncio.run(_rebuild(config))
+    return asyncio.run(_rebuild(config, progress))
 
 
-def check(config: Config, shown: Callable[[], Mapping[str, Mark] | None]) -> Checked:
+def check(
+    config: Config, shown: Callable[[], Mapping[str, Mark] | None], progress: Progress = unheard
+) -> Checked:
     """Compares what the stream gives with the bucket, and with what a replica shows.
 
     What is under way differs for a moment, so what differs is looked at again.
@@ -73,12 +76,13 @@ def check(config: Config, shown: Callable[[], Mapping[str, Mark] | None]) -> Che
     Args:
         config: the settings.
         shown: returns the marks that this host's agent shows; None if there is no agent. It may block.
+        progress: is told how far it is.
 
     Raises:
         LogError: if the log cannot be reached or read.
         PkiError: if the mesh's CA is not known here.
     """
-    return asyncio.run(_check(config, shown))
+    return asyncio.run(_check(config, shown, progress))
 
 
 def replayed(config: Config) -> Registry:
@@ -100,25 +104,29 @@ async def _replayed(config: Config) -> Registry:
         return ledger.registry
 
 
-async def _check(config: Config, shown: Callable[[], Mapping[str, Mark] | None]) -> Checked:
+async def _check(
+    config: Config, shown: Callable[[], Mapping[str, Mark] | None], progress: Progress
+) -> Checked:
     async with _mesh(config) as mesh:
-        checked = await _compared(mesh, shown)
+        checked = await _compared(mesh, shown, progress)
         for _ in range(_TRIES):
             if not checked.differences:
                 break
             await mesh.clock.sleep(_AGAIN_S)
             before = set(checked.differences)
-            checked = await _compared(mesh, shown)
+            checked = await _compared(mesh, shown, progress)
             if before == set(checked.differences):
                 break
         return checked
 
 
-async def _compared(mesh: _Mesh, shown: Callable[[], Mapping[str, Mark] | None]) -> Checked:
+async def _compared(
+    mesh: _Mesh, shown: Callable[[], Mapping[str, Mark] | None], progress: Progress
+) -> Checked:
     await mesh.verifier.learn_roots(mesh.bucket)
     await mesh.verifier.admit_all()
     examined = await examine(mesh.bucket, mesh.verifier)
-    wanted, ledger = await expected(mesh.log, mesh.verifier, examined.held)
+    wanted, ledger = await expected(mesh.log, mesh.verifier, examined.held, progress)
     marks = await asyncio.to_thread(shown)
     spoilt = {one.key for one in examined.spoilt}
     differences = [*examined.spoilt]
@@ -134,9 +142,9 @@ async def _compared(mesh: _Mesh, shown: Callable[[], Mapping[str, Mark] | None])
     )
 
 
-async def _rebuild(config: Config) -> Rebuilt:
+async def _rebuild(config: Config, progress: Progress) -> Rebuilt:
     async with _mesh(config) as mesh:
-        return await rebuild(mesh.log, mesh.bucket, mesh.verifier, mesh.clock)
+        return await rebuild(mesh.log, mesh.bucket, mesh.verifier, mesh.clock, progress)
 
 
 @asynccontextmanager

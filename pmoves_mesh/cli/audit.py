@@ -11,6 +11,7 @@ import msgspec
 from pmoves_mesh.agent import audit
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.cli.streams import only_errors
 from pmoves_mesh.core.audit import Finding, Report
 
@@ -35,7 +36,8 @@ def audit_command(*, as_json: bool) -> None:
     event that is forged, changed, missing, out of its order, or of somebody who may not say that.
     """
     only_errors()
-    report = audit.run(read_config())
+    with shown_progress(as_json=as_json) as progress:
+        report = audit.run(read_config(), progress)
     if as_json:
         print_json({"sound": report.sound, **msgspec.to_builtins(report)})
     else:

@@ -20,6 +20,7 @@ from pmoves_mesh.errors import ConfigError, PkiError
 from pmoves_mesh.tls import client_context
 
 TIMEOUT_S: Final = 15.0
+_INDEX: Final = "X-Mesh-Index"
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
 
 
@@ -38,11 +39,13 @@ class Answer:
     Attributes:
         fields: the object itself.
         status: the HTTP status.
+        index: which answer this is, for whoever wants to wait for the next; empty where nobody can.
     """
 
-    def __init__(self, url: str, fields: dict[str, Any], status: int) -> None:
+    def __init__(self, url: str, fields: dict[str, Any], status: int, index: str = "") -> None:
         self.fields: Final = fields
         self.status: Final = status
+        self.index: Final = index
         self._url = url
 
     def record(self, field: str) -> dict[str, Any]:
@@ -62,6 +65,28 @@ class Answer:
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise _not_an_agent(self._url)
         return value
+
+
+class NotAnswering(click.ClickException):
+    """No agent answers where one should."""
+
+
+class Refused(click.ClickException):
+    """An agent answered with a problem.
+
+    Attributes:
+        status: the HTTP status.
+        fields: the members of the problem; empty if it is none.
+    """
+
+    def __init__(self, status: int, raw: bytes) -> None:
+        try:
+            answer = json.loads(raw)
+        except ValueError:
+            answer = None
+        super().__init__(_problem(status, answer))
+        self.status: Final = status
+        self.fields: Final[dict[str, Any]] = answer if isinstance(answer, dict) else {}
 
 
 class AgentClient:
@@ -134,14 +159,14 @@ class AgentClient:
             connection.request("GET", _with_query(path, query), headers={**self._headers(), **headers})
             response = connection.getresponse()
             if response.status >= 400:
-                raise _problem_of(response.status, response.read())
+                raise Refused(response.status, response.read())
             yield response
         finally:
             connection.close()
 
     def unanswered(self) -> click.ClickException:
         """Returns what to say when nothing answers."""
-        return click.ClickException(self._unanswered())
+        return NotAnswering(self._unanswered())
 
     def probe(self, path: str) -> int | None:
         """Returns the status of a GET, or None if nothing answers."""
@@ -152,18 +177,18 @@ class AgentClient:
 
     def _decoded(self, method: str, path: str, body: object = None) -> Answer:
         try:
-            status, raw = self._exchange(method, path, body)
+            status, raw, index = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(self._unanswered()) from error
+            raise NotAnswering(self._unanswered()) from error
         if status >= 400:
-            raise _problem_of(status, raw)
+            raise Refused(status, raw)
         try:
             answer = json.loads(raw)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise _not_an_agent(self.url)
-        return Answer(self.url, answer, status)
+        return Answer(self.url, answer, status, index)
 
     def _unanswered(self) -> str:
         return f"no agent answers at {self.url}; start it with: pmoves-mesh up"
@@ -180,7 +205,7 @@ class AgentClient:
     def _headers(self) -> dict[str, str]:
         return {} if self._token is None else {"Authorization": f"Bearer {self._token.reveal()}"}
 
-    def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, bytes, str]:
         headers = {"Accept": "application/json", **self._headers()}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -189,7 +214,7 @@ class AgentClient:
             payload = None if body is None else json.dumps(body).encode()
             connection.request(method, path, payload, headers)
             response = connection.getresponse()
-            return response.status, response.read()
+            return response.status, response.read(), response.headers.get(_INDEX, "")
         finally:
             connection.close()
 
@@ -242,14 +267,6 @@ def _not_an_agent(url: str) -> click.ClickException:
 
 def _with_query(path: str, query: dict[str, str] | None) -> str:
     return f"{path}?{urlencode(query)}" if query else path
-
-
-def _problem_of(status: int, raw: bytes) -> click.ClickException:
-    try:
-        answer = json.loads(raw)
-    except ValueError:
-        answer = None
-    return click.ClickException(_problem(status, answer))
 
 
 def _problem(status: int, answer: object) -> str:

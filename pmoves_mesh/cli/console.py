@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
+
+# Control characters beyond those that JSON escapes by itself, and what turns the direction of letters.
+_STEERING: Final = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 class Column(NamedTuple):
@@ -24,7 +28,16 @@ def example(*lines: str) -> str:
 
 def print_json(value: object) -> None:
     """Prints a value as JSON, indented for people, its fields in the order they came."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Returns a value as JSON in its own letters, but for those that could steer a terminal.
+
+    Source: RFC 8259 section 7: any character of a string may be escaped.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _STEERING.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], *, empty: str) -> None:

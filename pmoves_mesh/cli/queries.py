@@ -8,9 +8,11 @@ from urllib.parse import quote
 
 import click
 
-from pmoves_mesh.cli.client import AgentClient, read_config
+from pmoves_mesh.cli.client import AgentClient, Answer, read_config
 from pmoves_mesh.cli.conditions import RULE, parse_conditions
-from pmoves_mesh.cli.console import Column, example, print_fields, print_json, print_table
+from pmoves_mesh.cli.console import Column, cell, example, print_fields, print_json, print_table
+from pmoves_mesh.cli.moments import MOMENT, Moment, shown_time
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.core.choice import LIMIT_MAX, Preference
 
 _INSTANCE_COLUMNS: Final = (
@@ -42,6 +44,7 @@ _DECIDING: Final = {
 }
 """What decided, by what was preferred."""
 
+at_option = click.option("--at", type=Moment(), help=f"As it was at a moment: {MOMENT}.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the agent's answer as JSON.")
 
 
@@ -58,41 +61,57 @@ def status_command(*, as_json: bool) -> None:
     registry, nodes, services = answer.record("registry"), answer.records("nodes"), answer.records("services")
     print_fields(registry.items())
     click.echo()
-    _print_nodes(nodes)
+    print_nodes(nodes)
     click.echo()
-    _print_instances(services)
+    print_instances(services)
 
 
-@click.command("nodes", epilog=example("pmoves-mesh nodes"))
+@click.command("nodes", epilog=example("pmoves-mesh nodes", "pmoves-mesh nodes --at 1h"))
+@at_option
 @json_option
-def nodes_command(*, as_json: bool) -> None:
+def nodes_command(*, at: str | None, as_json: bool) -> None:
     """List the nodes of the mesh, and whether they are alive."""
-    answer = AgentClient(read_config()).get("/api/nodes")
+    answer = _asked("/api/nodes", {} if at is None else {"at": at}, as_json=as_json)
     if as_json:
         print_json(answer.fields)
     else:
-        _print_nodes(answer.records("nodes"))
+        print_nodes(answer.records("nodes"))
+        _print_moment(answer)
 
 
-@click.command("services", epilog=example("pmoves-mesh services --capability stt --healthy-only"))
+@click.command(
+    "services",
+    epilog=example(
+        "pmoves-mesh services --capability stt --healthy-only",
+        "pmoves-mesh services --at '2026-11-23T06:00'",
+    ),
+)
 @click.option("--mode", help="Only instances of this mode: docked or standalone.")
 @click.option("--capability", help="Only instances that have this capability.")
 @click.option("--node", help="Only instances on this node.")
 @click.option("--healthy-only", is_flag=True, help="Only instances whose last health check passed.")
+@at_option
 @json_option
 def services_command(
-    *, mode: str | None, capability: str | None, node: str | None, healthy_only: bool, as_json: bool
+    *,
+    mode: str | None,
+    capability: str | None,
+    node: str | None,
+    healthy_only: bool,
+    at: str | None,
+    as_json: bool,
 ) -> None:
     """List the instances of every service."""
-    query = {"mode": mode, "capability": capability, "node": node}
+    query = {"mode": mode, "capability": capability, "node": node, "at": at}
     asked = {name: value for name, value in query.items() if value is not None}
     if healthy_only:
         asked["healthy_only"] = "true"
-    answer = AgentClient(read_config()).get("/api/services", asked)
+    answer = _asked("/api/services", asked, as_json=as_json)
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"))
+        print_instances(answer.records("services"))
+        _print_moment(answer)
 
 
 @click.command("service", epilog=example("pmoves-mesh service whisper"))
@@ -107,7 +126,7 @@ def service_command(*, name: str, as_json: bool) -> None:
     instances = answer.records("instances")
     print_fields((field, value) for field, value in answer.fields.items() if field != "instances")
     click.echo()
-    _print_instances(instances)
+    print_instances(instances)
 
 
 @click.command(
@@ -143,20 +162,39 @@ def discover_command(
     if as_json:
         print_json(answer.fields)
     else:
-        _print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
+        print_instances(answer.records("services"), _DECIDING.get(prefer or ""))
 
 
-def _print_nodes(nodes: list[dict[str, Any]]) -> None:
-    rows = ({**with_address(node), "brief": _brief(node.get("resources"))} for node in nodes)
+def print_nodes(nodes: list[dict[str, Any]]) -> None:
+    """Prints nodes as a table."""
+    rows = ({**with_address(node), "brief": brief(node.get("resources"))} for node in nodes)
     print_table(_NODE_COLUMNS, rows, empty="no nodes yet")
 
 
-def _print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+def print_instances(instances: list[dict[str, Any]], further: Column | None = None) -> None:
+    """Prints instances as a table, with another column at its end if there is more to say."""
     columns = (*_INSTANCE_COLUMNS, *((further,) if further else ()))
     print_table(columns, map(with_address, instances), empty="no services")
 
 
-def _brief(resources: object) -> list[str]:
+def _asked(path: str, query: dict[str, str], *, as_json: bool) -> Answer:
+    """Returns what the agent answers; where the past is asked for, that may take a while."""
+    client = AgentClient(read_config())
+    if "at" not in query:
+        return client.get(path, query)
+    with shown_progress("reading the stream", as_json=as_json):
+        return client.get(path, query)
+
+
+def _print_moment(answer: Answer) -> None:
+    """Says beside the table what moment it is of, if it is of the past."""
+    if "at" in answer.fields:
+        at = answer.record("at")
+        time = cell(shown_time(at.get("time")))
+        click.echo(f"as it was at position {cell(at.get('position'))}, whose event is of {time}", err=True)
+
+
+def brief(resources: object) -> list[str]:
     """Returns what a node has in a few words; what other programs announce may have any shape."""
     if not isinstance(resources, dict):
         return []

@@ -9,6 +9,7 @@ import msgspec
 
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import cell, example, print_json
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.cli.streams import only_errors
 
 _WITHIN_S: Final = 180.0
@@ -33,10 +34,11 @@ def sync_command(*, as_json: bool) -> None:
     only_errors()
     config = read_config()
     client = AgentClient(config, _WITHIN_S)
-    if client.probe("/healthz") != 200:
+    with shown_progress("this host's agent compares and mends", as_json=as_json):
+        done = client.post("/api/sync", {}).fields if client.probe("/healthz") == 200 else None
+    if done is None:
         _mend_bucket(as_json=as_json)
         return
-    done = client.post("/api/sync", {}).fields
     if as_json:
         print_json(done)
     else:
@@ -53,7 +55,8 @@ def _mend_bucket(*, as_json: bool) -> None:
     # Imported here: where an agent answers, nothing of it is needed.
     from pmoves_mesh.agent.rebuild import run  # noqa: PLC0415 - see above
 
-    done = run(read_config())
+    with shown_progress(as_json=as_json) as progress:
+        done = run(read_config(), progress)
     if as_json:
         print_json(msgspec.to_builtins(done))
         return

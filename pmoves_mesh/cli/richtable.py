@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -17,4 +18,5 @@ def print_lines(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None
         table.add_column(heading, overflow="fold")
     for line in lines:
         table.add_row(*(Text(text) for text in line))
-    Console().print(table)
+    # Nothing is known of a terminal without a name; one called dumb is known to rich.
+    Console(color_system="auto" if os.environ.get("TERM") else None).print(table)

@@ -10,6 +10,7 @@ import msgspec
 from pmoves_mesh.agent import backup
 from pmoves_mesh.cli.client import read_config
 from pmoves_mesh.cli.console import cell, example, print_json
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.cli.streams import only_errors
 
 _FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -29,7 +30,8 @@ def save_command(*, file: Path, as_json: bool) -> None:
     It holds every record with its own signature, every certificate that those need, and no key.
     """
     only_errors()
-    saved = backup.save(read_config(), file)
+    with shown_progress("reading the bucket", as_json=as_json):
+        saved = backup.save(read_config(), file)
     if as_json:
         print_json(msgspec.to_builtins(saved))
         return
@@ -52,7 +54,8 @@ def restore_command(*, file: Path, dry_run: bool, as_json: bool) -> None:
     the host that keeps the CA.
     """
     only_errors()
-    done = backup.restore(read_config(), file, dry_run=dry_run)
+    with shown_progress(as_json=as_json) as progress:
+        done = backup.restore(read_config(), file, dry_run=dry_run, progress=progress)
     if as_json:
         print_json(msgspec.to_builtins(done))
         return

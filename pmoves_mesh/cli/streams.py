@@ -16,6 +16,7 @@ import structlog
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.cli.client import TIMEOUT_S, AgentClient, read_config
 from pmoves_mesh.cli.console import Column, cell, example, print_json, print_table
+from pmoves_mesh.cli.progress import shown_progress
 from pmoves_mesh.config import Config
 from pmoves_mesh.core import records
 from pmoves_mesh.core.comparison import Mark
@@ -68,7 +69,8 @@ def rebuild_command() -> None:
     from pmoves_mesh.agent.rebuild import run  # noqa: PLC0415 - see above
 
     only_errors()
-    done = run(read_config())
+    with shown_progress() as progress:
+        done = run(read_config(), progress)
     click.echo(
         f"rebuilt up to position {done.position}: {done.keys} keys, "
         f"{done.written} written, {done.deleted} deleted"
@@ -90,7 +92,8 @@ def check_command(*, as_json: bool) -> None:
 
     only_errors()
     config = read_config()
-    checked = check(config, lambda: shown_here(config))
+    with shown_progress(as_json=as_json) as progress:
+        checked = check(config, lambda: shown_here(config), progress)
     if as_json:
         print_json({"same": not checked.differences, **msgspec.to_builtins(checked)})
     else:

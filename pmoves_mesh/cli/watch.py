@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import sys
-from collections.abc import Iterator
-from time import sleep
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import click
 
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import cell, example
+from pmoves_mesh.cli.event_stream import StreamEvent, follow
+from pmoves_mesh.cli.pipes import while_read
 from pmoves_mesh.cli.queries import with_address
 
-EVENT_STREAM: Final = "text/event-stream"
-
-# Three comments of 15 s that did not come: whatever is at the other end, it is not there any more.
-_SILENCE_S: Final = 45.0
-_RETRY_MAX_S: Final = 10.0
-
 Key = tuple[str, str, str]
-
-
-class _Event(NamedTuple):
-    """One server-sent event."""
-
-    name: str
-    position: str
-    data: Any
 
 
 @click.command(
@@ -56,63 +40,13 @@ def watch_command(
     if healthy_only:
         asked["healthy_only"] = "true"
     show = _print_event if as_json else _Lines().show
-    try:
-        for event in _events(AgentClient(read_config()), asked):
+    with while_read(is_endless=True):
+        for event in follow(AgentClient(read_config()), "/api/watch", asked):
             show(event)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        click.echo(err=True)
-    except BrokenPipeError:
-        # Whoever read this has enough; what the interpreter still flushes at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _events(client: AgentClient, query: dict[str, str]) -> Iterator[_Event]:
-    """Yields events without end, from one connection after another.
-
-    Raises:
-        click.ClickException: if the first connection fails, or the agent refuses what is asked.
-    """
-    position, failures = "", 0
-    while True:
-        headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": position} if position else {})
-        try:
-            with client.stream("/api/watch", query, headers, _SILENCE_S) as response:
-                for event in _read(response):
-                    position, failures = event.position, 0
-                    if event.name != "end":
-                        yield event
-        except (OSError, http.client.HTTPException) as error:
-            if not position:
-                raise client.unanswered() from error
-        except click.ClickException:
-            if not position:
-                raise
-        if not failures:
-            click.echo(f"pmoves-mesh: the connection to {client.url} broke; trying again", err=True)
-        sleep(min(_RETRY_MAX_S, 0.5 * 2**failures))
-        failures += 1
-
-
-def _read(response: http.client.HTTPResponse) -> Iterator[_Event]:
-    """Yields the events of one connection.
-
-    Source: WHATWG HTML, section 9.2.6 (interpreting an event stream).
-    """
-    if response.headers.get_content_type() != EVENT_STREAM:
-        raise click.ClickException("what answers is not a pmoves-mesh agent that can be watched")
-    fields: dict[str, str] = {}
-    while line := response.readline().decode():
-        name, _, value = line.rstrip("\n").partition(":")
-        if name:
-            fields[name] = value.removeprefix(" ")
-        elif line == "\n":
-            if "data" in fields:
-                yield _Event(fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"]))
-            fields = {}
-
-
-def _print_event(event: _Event) -> None:
+def _print_event(event: StreamEvent) -> None:
     click.echo(json.dumps({"event": event.name, "position": int(event.position), "data": event.data}))
 
 
@@ -123,7 +57,7 @@ class _Lines:
         self._held: dict[Key, dict[str, Any]] = {}
         self._begun = False
 
-    def show(self, event: _Event) -> None:
+    def show(self, event: StreamEvent) -> None:
         """Prints an event."""
         if event.name == "snapshot":
             self._show_all({_key(one): one for one in event.data["services"]})

@@ -17,7 +17,15 @@ from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import LogUnavailable, RemoteProtocolError, SequenceConflict
-from pmoves_mesh.ports import Bucket, BucketEntry, Clock, EventLog, LogBounds, LogMessage
+from pmoves_mesh.ports import (
+    Bucket,
+    BucketEntry,
+    Clock,
+    EventLog,
+    LogBounds,
+    LogMessage,
+)
+from pmoves_mesh.progress import Progress, unheard
 from pmoves_mesh.verifier import Verifier, message_of
 
 _READ_S: Final = 120.0
@@ -91,7 +99,9 @@ class Ledger:
             del self.held[name]  # the stream has forgotten it, which the bucket has not
 
 
-async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock) -> Rebuilt:
+async def rebuild(
+    log: EventLog, bucket: Bucket, verifier: Verifier, clock: Clock, progress: Progress = unheard
+) -> Rebuilt:
     """Writes what the stream gives into the bucket, and removes what it does not give.
 
     Keys whose event is older than the stream's first one are left as they are, if they prove
@@ -104,7 +114,8 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     await verifier.learn_roots(bucket)
     await verifier.admit_all()
     bounds = await log.bounds()
-    ledger = await replay(log, verifier, bounds, [record async for record in _revocations(bucket)])
+    revocations = [record async for record in _revocations(bucket)]
+    ledger = await replay(log, verifier, bounds, revocations, progress)
     written = deleted = 0
     fresh_ms = clock.now_ms() - records.TOMBSTONE_TTL_S * 1000
     wanted = {
@@ -115,6 +126,7 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
     seen: set[str] = set()
     async for entry in bucket.load():
         seen.add(entry.key)
+        progress("comparing the bucket", len(seen), max(len(seen), len(wanted)))
         record, held = wanted.get(entry.key), await _proved(entry, verifier)
         if held is not None and held.position > bounds.last:
             continue  # written since the replay began
@@ -124,9 +136,10 @@ async def rebuild(log: EventLog, bucket: Bucket, verifier: Verifier, clock: Cloc
                 deleted += await _drop(bucket, entry)
         elif held != (whole := _with_forgotten(record, held, bounds.first)):
             written += await _write(bucket, entry.key, whole, entry.revision)
-    for key, record in wanted.items():
-        if key not in seen:
-            written += await _write(bucket, key, record, 0)
+    missing = [(key, record) for key, record in wanted.items() if key not in seen]
+    for number, (key, record) in enumerate(missing, 1):
+        written += await _write(bucket, key, record, 0)
+        progress("writing the bucket", number, len(missing))
     return Rebuilt(keys=len(wanted), written=written, deleted=deleted, position=bounds.last)
 
 
@@ -137,7 +150,7 @@ async def _proved(entry: BucketEntry, verifier: Verifier) -> Record | None:
 
 
 async def expected(
-    log: EventLog, verifier: Verifier, held: Mapping[str, Record]
+    log: EventLog, verifier: Verifier, held: Mapping[str, Record], progress: Progress = unheard
 ) -> tuple[dict[str, Record], Ledger]:
     """Returns what the bucket should hold, and what the stream gives together with what it forgot.
 
@@ -145,14 +158,14 @@ async def expected(
         log: the stream.
         verifier: what its events come through.
         held: the records in the bucket that prove themselves, by their keys.
+        progress: is told how far the stream has been read.
 
     Raises:
         LogUnavailable: if the log cannot be reached.
     """
     bounds = await log.bounds()
-    ledger = await replay(
-        log, verifier, bounds, (one for key, one in held.items() if key.startswith(_REVOKED))
-    )
+    revocations = (one for key, one in held.items() if key.startswith(_REVOKED))
+    ledger = await replay(log, verifier, bounds, revocations, progress)
     wanted = {
         key: _with_forgotten(record, held.get(key), bounds.first) for key, record in ledger.held.items()
     }
@@ -249,7 +262,11 @@ async def _revocations(bucket: Bucket) -> AsyncIterator[Record]:
 
 
 async def replay(
-    log: EventLog, verifier: Verifier, bounds: LogBounds, revocations: Iterable[Record]
+    log: EventLog,
+    verifier: Verifier,
+    bounds: LogBounds,
+    revocations: Iterable[Record],
+    progress: Progress = unheard,
 ) -> Ledger:
     """Returns what the stream gives.
 
@@ -259,6 +276,7 @@ async def replay(
         bounds: of the stream; what comes after them is left out.
         revocations: those that the bucket holds. What the stream has forgotten of them is heeded
             first: what they end is still in the stream.
+        progress: is told how far the stream has been read.
 
     Raises:
         LogUnavailable: if the log cannot be reached.
@@ -279,6 +297,9 @@ async def replay(
                     ledger.fold(message, await verifier.unseal(message))
                 except RemoteProtocolError as error:
                     verifier.refuse(message, error)
+            if batch.messages:
+                read = batch.messages[-1].position - bounds.first + 1
+                progress("reading the stream", read, max(read, bounds.last - bounds.first + 1))
             if batch.pending == 0 or (batch.messages and batch.messages[-1].position >= bounds.last):
                 break
     return ledger

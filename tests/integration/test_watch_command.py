@@ -178,3 +178,19 @@ def test_a_filter_that_nothing_can_match_fails_with_what_the_agent_says(agent: A
     done = agent.run("watch", "--node", "not_a_label!")
     assert done.returncode == 1
     assert done.stderr.startswith("pmoves-mesh: node: ")
+
+
+def test_a_reader_that_goes_while_nothing_happens_ends_it_too(agent: AgentProcess):
+    agent.register("whisper", id="1", port=9000)
+    environment = {**agent.environment, "SERVICE_REGISTRY_PORT": agent.url.rpartition(":")[2]}
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pmoves_mesh watch | head -n 1"],
+        cwd=agent.directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("  whisper/1")

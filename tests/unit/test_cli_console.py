@@ -73,3 +73,12 @@ def test_json_keeps_the_order_and_the_letters_of_the_answer(capsys: pytest.Captu
     out = capsys.readouterr().out
     assert list(json.loads(out)) == ["b", "a"]
     assert "Zürich" in out
+
+
+def test_json_holds_nothing_that_steers_a_terminal_and_is_the_same_value(capsys: pytest.CaptureFixture[str]):
+    value = {"note": "\x1b[2J \x9b2J \u202e \x7f \u2028 \x00", "name": "Zürich"}
+    print_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert "Zürich" in out
+    assert all(letter.isprintable() or letter == "\n" for letter in out)

@@ -22,6 +22,7 @@ from pmoves_mesh.ports import IssuedIdentity
 from pmoves_mesh.views.http import (
     enrolment,
     guard,
+    history,
     issued,
     metrics,
     prometheus,
@@ -122,8 +123,8 @@ ROUTES: Final = (
         path="/api/services",
         handle=reads.services,
         summary="List the instances that are registered, lost nodes' included.",
-        answers={200: ServiceList, 422: Problem},
-        parameters=(*_FILTER, *_BLOCKING),
+        answers={200: ServiceList} | history.REFUSALS,
+        parameters=(*_FILTER, *_BLOCKING, history.AT),
         waits=True,
     ),
     Route(
@@ -227,8 +228,8 @@ ROUTES: Final = (
         path="/api/nodes",
         handle=reads.nodes,
         summary="List the nodes of the mesh.",
-        answers={200: NodeList, 422: Problem},
-        parameters=_BLOCKING,
+        answers={200: NodeList} | history.REFUSALS,
+        parameters=(*_BLOCKING, history.AT),
         waits=True,
     ),
     Route(
@@ -325,4 +326,5 @@ ROUTES: Final = (
     ),
     *sync.ROUTES,
     *issued.ROUTES,
+    *history.ROUTES,
 )
