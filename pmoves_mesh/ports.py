@@ -305,10 +305,13 @@ class Maintainer(Protocol):
 
 
 class Surveyor(Protocol):
-    """Who finds out about nodes what they do not announce; both methods answer within a second."""
+    """Who finds out about nodes what they do not announce; all methods answer within a second."""
 
     async def loads(self, nodes: Collection[str]) -> Mapping[str, LoadView]:
         """Returns how much of each node is in use; those of which nothing is known are left out."""
+
+    async def looks(self, node: str) -> Mapping[str, str] | None:
+        """Returns whom a node tried to reach lately: nothing, or why it could not; None without a lease."""
 
     async def round_trips_ms(self, nodes: Collection[str]) -> Mapping[str, float]:
         """Returns the milliseconds to each node and back; those that do not answer are left out."""
