@@ -21,6 +21,7 @@ from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
 from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, sync, trust, watch, writes
 from pmoves_mesh.views.http.blocking import INDEX_MAX
+from pmoves_mesh.views.http.console import pages
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
 from pmoves_mesh.views.http.prometheus import TargetGroup
@@ -102,8 +103,8 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/",
-        handle=reads.index,
-        summary="Name this registry and its endpoints.",
+        handle=pages.index,
+        summary="Name this registry and its endpoints; a browser gets the console.",
         answers={200: Index},
     ),
     Route(
@@ -233,7 +234,7 @@ ROUTES: Final = (
         method="GET",
         path="/api/nodes/{name}/load",
         handle=reads.load,
-        summary="Show how much of a node is in use.",
+        summary="Show how much of a node is in use, and whom it reaches.",
         answers={200: NodeLoad, 404: Problem},
         parameters=(_NODE_NAME,),
         waits=True,
