@@ -63,18 +63,12 @@ export class Record {
     this.reading = new AbortController();
     const { signal } = this.reading;
     const [service, node, ...id] = key.split("/");
-    try {
-      const [events, trust] = await Promise.all([
-        get("api/events", { service, node, id: id.join("/"), order: "desc", limit: EVENTS_MAX }, signal),
-        get("api/trust", {}, signal),
-      ]);
-      fill(this.past, history(events.body.events));
-      fill(this.signed, signature(instance, events.body.events, trust.body.certificates));
-    } catch (error) {
-      if (error.name === "AbortError") return;
-      fill(this.past, h("p", { class: "problem" }, error.detail ?? String(error)));
-      fill(this.signed, signature(instance, [], []));
-    }
+    const asked = { service, node, id: id.join("/"), order: "desc", limit: EVENTS_MAX };
+    const [events, trust] = await Promise.allSettled([get("api/events", asked, signal), get("api/trust", {}, signal)]);
+    if (signal.aborted) return;
+    const known = events.value?.body.events;
+    fill(this.past, known ? history(known) : h("p", { class: "problem" }, events.reason.detail ?? String(events.reason)));
+    fill(this.signed, signature(instance, known ?? [], trust.value?.body.certificates ?? []));
   }
 
   close() {
