@@ -10,7 +10,7 @@ import { store } from "./store.js";
 import { facts } from "./table.js";
 import { Viewport } from "./viewport.js";
 
-const CARD_PX = 350;
+const CARD_PX = 320;
 const CHIPS = 8;
 const DRAWN_MAX = 24;
 
@@ -110,7 +110,7 @@ function card(item) {
         ["Address", h("code", {}, address(node.host, node.port))],
         ["Mode", node.mode],
         ["Lease", leaseOf(item)],
-        ["Has", resources(node.resources).join(" · ") || "not told"],
+        ["Has", has(node)],
         ["Reaches", reaches(lease)],
       ]),
       lease?.load ? loadOf(lease.load) : h("p", { class: "loads quiet" }, item.past ? "Load is not kept in the stream." : "No load is known."),
@@ -124,6 +124,11 @@ function card(item) {
       ),
     ),
   );
+}
+
+function has(node) {
+  const text = resources(node.resources).join(" · ");
+  return text ? h("span", { title: text }, text) : "not told";
 }
 
 function leaseOf({ node, lease }) {

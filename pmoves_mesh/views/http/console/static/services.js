@@ -18,9 +18,9 @@ export const COLUMNS = [
   { name: "Health", width: 16, cell: instanceMark },
   { name: "Node", width: 12, cell: (one) => one.node },
   { name: "Address", width: 17, cell: (one) => h("code", {}, one.port ? address(one.host, one.port) : one.host) },
-  { name: "Mode", width: 9, cell: (one) => one.mode },
+  { name: "Mode", width: 9, minor: true, cell: (one) => one.mode },
   { name: "Capabilities", width: 17, cell: (one) => one.capabilities.join(", ") },
-  { name: "Id", width: 13, cell: (one) => h("code", {}, one.id) },
+  { name: "Id", width: 13, minor: true, cell: (one) => h("code", {}, one.id) },
 ];
 
 /** Opens the view; the query of the address says what is filtered, and which instance is open. */

@@ -7,8 +7,9 @@ const ROW_PX = 37;
 
 /** A table whose rows are records.
  *
- * `columns` are {name, width, cell}: `cell(record)` returns text or an element. The first column's text is a
- * button that opens the record, and of these buttons the keyboard stops at one: the arrows go to the others. */
+ * `columns` are {name, width, minor, cell}: `cell(record)` returns text or an element; minor ones are left out
+ * where there is little room. The first column's text is a button that opens the record, and of these buttons
+ * the keyboard stops at one: the arrows go to the others. */
 export class Table {
   constructor({ label, columns, keyOf, open, kind = () => "", empty = "Nothing matches." }) {
     Object.assign(this, { columns, keyOf, open, kind });
@@ -52,7 +53,7 @@ export class Table {
     const cells = this.columns.map((column, place) => {
       const shown = column.cell(record);
       const inner = place === 0 ? this.opener(record, key, index, shown) : shown;
-      return h(place === 0 ? "th" : "td", place === 0 ? { scope: "row" } : {}, inner);
+      return h(place === 0 ? "th" : "td", { scope: place === 0 && "row", class: column.minor && "minor" }, inner);
     });
     const row = h("tr", { class: this.kind(record) || null, "data-row": key, "aria-rowindex": index + 2 }, cells);
     mark(row, key === this.selected);
@@ -99,8 +100,8 @@ export class Table {
   }
 }
 
-function head({ name, width }) {
-  const cell = h("th", { scope: "col" }, name);
+function head({ name, width, minor }) {
+  const cell = h("th", { scope: "col", class: minor && "minor" }, name);
   cell.style.width = `${width}%`;
   return cell;
 }
