@@ -234,6 +234,29 @@ async def test_a_replica_that_is_cut_off_says_so_and_then_takes_it_back(watched:
     await expect(watched.tab.page.get_by_text("This agent does not answer.")).to_be_visible()
 
 
+async def test_what_is_told_to_a_screen_reader_is_what_has_changed(watched: Watched):
+    said = watched.tab.page.locator("#said")
+    await watched.tab.go("services")
+    await expect(watched.tab.page.locator("#state")).to_contain_text("Live")
+    watched.alpha.register("hi-rag", id="1", port=8086)
+    await expect(said).to_have_text("hi-rag on alpha is unknown.")
+    watched.alpha.delete("/api/services/hi-rag")
+    await expect(said).to_have_text("hi-rag on alpha has gone.")
+    assert await said.get_attribute("aria-live") == "polite"
+
+
+async def test_a_control_keeps_the_focus_while_what_is_around_it_changes(watched: Watched):
+    watched.beta.register("hi-rag", id="1", port=8086)
+    await watched.tab.go()
+    button = watched.tab.page.get_by_role("article", name="beta").get_by_role("button", name="Maintenance…")
+    await button.focus()
+    await button.evaluate("button => (button.old = true)")
+    watched.beta.register("whisper", port=9000)
+    await expect(watched.tab.page.get_by_role("article", name="beta")).to_contain_text("2 instances")
+    await expect(button).to_be_focused()
+    assert not await button.evaluate("button => Boolean(button.old)")
+
+
 async def test_the_keyboard_reaches_everything(watched: Watched):
     for number in range(3):
         watched.alpha.register(f"svc-{number}", port=9000 + number)

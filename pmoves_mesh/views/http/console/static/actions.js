@@ -60,7 +60,13 @@ function ask({ title, text, confirm, run, done, reason = false, destroys = false
     problem,
     h("p", { class: "buttons" }, cancel, sure),
   );
-  const dialog = h("dialog", { "aria-labelledby": "asked", onclose: () => dialog.remove() }, form);
+  const dialog = h("dialog", { "aria-labelledby": "asked", onclose: gone }, form);
+
+  /** Removes the dialog; where what opened it has gone too, the focus goes to the top of the view. */
+  function gone() {
+    dialog.remove();
+    if (document.activeElement === document.body) document.querySelector("main h1").focus();
+  }
 
   async function submit(event) {
     event.preventDefault();

@@ -1,6 +1,6 @@
 // Following the mesh: instances by the watch, nodes by asking until they change, and how the agent is.
 //
-// What one node reports of another's lease is read only for the nodes that are on the screen.
+// A tab that nobody sees holds no connection: a browser makes six to a host, for all of its tabs.
 
 import { get } from "./api.js";
 import { store } from "./store.js";
@@ -25,6 +25,9 @@ export function stream(pathAfter, handlers, onstate = () => {}) {
   let timer = 0;
   let last = "";
   function open() {
+    clearTimeout(timer);
+    source?.close();
+    if (document.hidden) return;
     source = new EventSource(pathAfter(last));
     source.onopen = () => onstate(true);
     source.onerror = () => {
@@ -40,9 +43,11 @@ export function stream(pathAfter, handlers, onstate = () => {}) {
     }
   }
   open();
+  document.addEventListener("visibilitychange", open);
   return () => {
+    document.removeEventListener("visibilitychange", open);
     clearTimeout(timer);
-    source.close();
+    source?.close();
   };
 }
 
@@ -65,9 +70,12 @@ function watch() {
 
 /** Keeps the nodes: the agent answers when they have changed. */
 async function nodes() {
-  for (let index = ""; ; ) {
+  let asking = new AbortController();
+  document.addEventListener("visibilitychange", () => document.hidden && asking.abort());
+  for (let index = ""; ; await seen()) {
     try {
-      const { body, headers } = await get("api/nodes", index ? { index, wait: POLL } : {});
+      asking = new AbortController();
+      const { body, headers } = await get("api/nodes", index ? { index, wait: POLL } : {}, asking.signal);
       index = headers.get("X-Mesh-Index") ?? "";
       store.replaceNodes(body.nodes);
     } catch {
@@ -80,6 +88,7 @@ async function nodes() {
 /** Asks every second whether the agent is there, and how old what it says is. */
 async function pulse() {
   for (;;) {
+    await seen();
     const before = store.state;
     try {
       const { headers } = await get("healthz", {}, AbortSignal.timeout(5 * PULSE_MS));
@@ -110,6 +119,12 @@ async function facts() {
     }
     await Promise.race([pause(FACTS_MS), new Promise((resolve) => (facts.again = resolve))]);
   }
+}
+
+/** Waits until the page is seen. */
+function seen() {
+  if (!document.hidden) return undefined;
+  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true })).then(seen);
 }
 
 /** Waits. */

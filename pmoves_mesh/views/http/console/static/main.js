@@ -1,6 +1,6 @@
 // The page itself: which view is open, how the agent fares, and what every view has above it.
 
-import { fill, h, say } from "./dom.js";
+import { announce, fill, h, say } from "./dom.js";
 import { clock, span } from "./format.js";
 import { follow } from "./live.js";
 import { remark } from "./marks.js";
@@ -11,6 +11,7 @@ import { store } from "./store.js";
 import * as timeline from "./timeline.js";
 import * as trust from "./trust.js";
 
+const NEWS_MAX = 3;
 const VIEWS = { mesh, services, timeline, trust };
 const content = document.getElementById("content");
 const state = document.getElementById("state");
@@ -76,10 +77,22 @@ function banner(told) {
 }
 
 function back() {
-  return h("button", { type: "button", onclick: () => store.showNow() }, "Back to now");
+  return h("button", { type: "button", onclick: leave }, "Back to now");
+}
+
+function leave() {
+  store.showNow();
+  content.querySelector("h1").focus();
+}
+
+/** Tells of instances whose condition has changed; of many at once, how many. */
+function tell() {
+  const news = store.news.splice(0);
+  if (news.length) announce(news.length > NEWS_MAX ? `${news.length} instances have changed.` : news.join(" "));
 }
 
 store.listen(() => {
+  tell();
   head();
   title();
   opened.update();

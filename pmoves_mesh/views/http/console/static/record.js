@@ -43,9 +43,11 @@ export class Record {
     }
     const other = key !== this.key;
     Object.assign(this, { instance, key, context });
+    const held = this.body.contains(document.activeElement);
     fill(this.title, instance?.name ?? key.split("/")[0]);
     fill(this.status, instance ? instanceMark(instance) : mark("bad", "not in the registry"));
     fill(this.body, instance ? described(instance) : h("p", { class: "quiet" }, "It was deregistered, or its node is gone. What happened stands below."));
+    if (held) this.focus();
     if (other) {
       fill(this.signed, h("p", { class: "quiet" }, "…"));
       fill(this.past, h("p", { class: "quiet" }, "…"));

@@ -4,6 +4,7 @@
 // changes come at once, whoever listens is told once before the next frame.
 
 import { framed } from "./dom.js";
+import { condition } from "./marks.js";
 
 /** Returns the key of an instance in the whole mesh. */
 export function keyOf(instance) {
@@ -52,6 +53,7 @@ class Store {
   facts = {}; // the `registry` object of the status
   own = ""; // this agent's node
   state = { position: 0, stale: null, watching: false, answering: true };
+  news = []; // what a screen reader is told, until it is
   listeners = new Set();
   tell = framed(() => this.listeners.forEach((listener) => listener()));
 
@@ -73,11 +75,16 @@ class Store {
   }
 
   put(instance) {
-    this.now.instances.set(keyOf(instance), instance);
+    const key = keyOf(instance);
+    const before = this.now.instances.get(key);
+    const how = condition(instance);
+    if (!before || condition(before) !== how) this.news.push(`${instance.name} on ${instance.node} is ${how}.`);
+    this.now.instances.set(key, instance);
     this.touch(this.now);
   }
 
   remove(key) {
+    this.news.push(`${key.name} on ${key.node} has gone.`);
     this.now.instances.delete(keyOf(key));
     this.touch(this.now);
   }

@@ -37,7 +37,7 @@ export class Viewport {
   /** Puts the elements of some items in their order, and moves none that is in its place. */
   place(from, until) {
     const drawn = new Map();
-    const held = this.host.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const held = this.held();
     let next = this.above.nextSibling;
     for (let index = from; index < until; index += 1) {
       const item = this.items[index];
@@ -53,7 +53,7 @@ export class Viewport {
       gone.remove();
     }
     this.drawn = drawn;
-    if (held && !this.host.contains(document.activeElement)) this.focus(held);
+    if (held && !this.host.contains(document.activeElement)) this.focus(held.key, held.text);
   }
 
   /** Draws all rows anew, though their items are the same. */
@@ -62,10 +62,18 @@ export class Viewport {
     this.draw();
   }
 
-  /** Gives the focus to the row of a key, or to the list if it is not there. */
-  focus(key) {
-    const found = [...this.host.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
-    (found ?? this.scroller).focus({ preventScroll: true });
+  /** Returns which control has the focus: the key of its row, and what it says. */
+  held() {
+    const active = document.activeElement;
+    const row = this.host.contains(active) ? active.closest("[data-key]") : null;
+    return row && { key: row.dataset.key, text: active.textContent };
+  }
+
+  /** Gives the focus to the row of a key, or to a control in it, or to the list if it is not there. */
+  focus(key, text = null) {
+    const row = [...this.host.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
+    const control = row && [...row.querySelectorAll("a, button")].find((one) => one.textContent === text);
+    (control ?? row ?? this.scroller).focus({ preventScroll: true });
   }
 
   /** Scrolls until an item is seen. */
