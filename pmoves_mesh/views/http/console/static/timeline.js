@@ -19,12 +19,12 @@ const NEAR_END_ROWS = 40;
 const FIELDS = ["subject", "type", "node", "service", "id"];
 const SUBJECTS = [["", "all"], ["service.registry.>", "services"], ["mesh.node.>", "nodes"], ["mesh.trust.>", "trust"]];
 const COLUMNS_OF_EVENTS = [
-  { name: "Position", width: 8, cell: (event) => String(event.position) },
-  { name: "Time", width: 10, cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)) },
+  { name: "Position", width: 10, cell: (event) => String(event.position) },
+  { name: "Time", width: 12, cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)) },
   { name: "Type", width: 17, cell: (event) => event.type || event.subject },
   { name: "Node", width: 12, minor: true, cell: (event) => event.node },
   { name: "Service", width: 13, cell: (event) => event.service },
-  { name: "Told", width: 26, cell: told },
+  { name: "Told", width: 22, cell: told },
   { name: "Signature", width: 14, cell: (event) => signatureMark(event.verified, event.refused) },
 ];
 
