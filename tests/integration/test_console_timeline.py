@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not inst
 
 
 class Story:
-    """Two agents, of which one registered a service, changed it, and took it back; and the page of the other."""
+    """Two agents, of which one registered a service, changed it and took it back; the page of the other."""
 
     def __init__(self, alpha: AgentProcess, beta: AgentProcess, here: Tab) -> None:
         self.alpha, self.beta, self.here = alpha, beta, here

@@ -90,15 +90,30 @@ def test_nothing_in_the_page_stands_in_another_place_than_its_files():
     assert not [name for name, text in texts.items() if elsewhere.search(text)]
 
 
+def imports_of(text: str) -> dict[str, set[str]]:
+    """Returns the names that a script imports, by the file."""
+    found = re.findall(r"^import \{([^}]+)\} from \"\./(.+)\";$", text, re.MULTILINE)
+    return {source: set(re.findall(r"\w+", names)) for names, source in found}
+
+
+def exports_of(text: str) -> set[str]:
+    return set(re.findall(r"^export (?:async )?(?:class|function|const) (\w+)", text, re.MULTILINE))
+
+
 def test_every_script_imports_only_what_is_there_and_uses_it():
     for file in SCRIPTS:
         text = file.read_text()
-        for names, source in re.findall(r"^import \{ (.+) \} from \"\./(.+)\";$", text, re.MULTILINE):
-            there = (STATIC / source).read_text()
-            for name in names.split(", "):
-                declared = rf"^export (async )?(class|function|const) {name}\b"
-                assert re.search(declared, there, re.MULTILINE), f"{source} has no {name}"
-                assert len(re.findall(rf"\b{name}\b", text)) > 1, f"{file.name} does not use {name}"
+        for source, names in imports_of(text).items():
+            assert names <= exports_of((STATIC / source).read_text()), f"{file.name} from {source}"
+            assert not [name for name in names if len(re.findall(rf"\b{name}\b", text)) < 2], file.name
+
+
+def test_every_script_exports_only_what_another_needs():
+    views = {"mesh.js", "services.js", "timeline.js", "trust.js"}
+    for file in SCRIPTS:
+        others = [imports_of(other.read_text()).get(file.name, set()) for other in SCRIPTS]
+        needed = set().union(*others) | ({"open"} if file.name in views else set())
+        assert exports_of(file.read_text()) == needed, file.name
 
 
 def tokens(scheme: str) -> dict[str, str]:

@@ -5,14 +5,17 @@ import { announce, h } from "./dom.js";
 import { store } from "./store.js";
 
 /** Asks whether an instance is to be hidden from discovery, or shown again. */
-export function maintain(instance, on) {
+function maintain(instance, on) {
   const name = `${instance.name} (${instance.id})`;
   ask({
     title: on ? `Put ${name} into maintenance?` : `End the maintenance of ${name}?`,
-    text: on ? "Discovery leaves it out until maintenance ends. It stays in the registry, and its checks go on." : "Discovery shows it again.",
+    text: on
+      ? "Discovery leaves it out until maintenance ends. It stays in the registry, and its checks go on."
+      : "Discovery shows it again.",
     confirm: on ? "Begin maintenance" : "End maintenance",
     reason: on,
-    run: (reason) => write("PUT", `api/services/${part(instance.name)}/maintenance`, { id: instance.id }, { on, reason }),
+    run: (reason) =>
+      write("PUT", `api/services/${part(instance.name)}/maintenance`, { id: instance.id }, { on, reason }),
     done: on ? `${name} is in maintenance.` : `The maintenance of ${name} has ended.`,
   });
 }
@@ -21,7 +24,9 @@ export function maintain(instance, on) {
 export function maintainNode(node, on) {
   ask({
     title: on ? `Put all of node ${node} into maintenance?` : `End the maintenance of node ${node}?`,
-    text: on ? "Discovery leaves out every service of this node, also those that it registers meanwhile." : "Discovery shows its services again.",
+    text: on
+      ? "Discovery leaves out every service of this node, also those that it registers meanwhile."
+      : "Discovery shows its services again.",
     confirm: on ? "Begin maintenance" : "End maintenance",
     reason: on,
     run: (reason) => write("PUT", `api/nodes/${part(node)}/maintenance`, {}, { on, reason }),
@@ -30,14 +35,15 @@ export function maintainNode(node, on) {
 }
 
 /** Asks whether an instance is to leave the registry. */
-export function deregister(instance) {
+function deregister(instance) {
   const name = `${instance.name} (${instance.id})`;
   ask({
     title: `Deregister ${name}?`,
     text: `Every host of the mesh forgets this instance on node ${instance.node}. The service itself goes on running, and may register again.`,
     confirm: "Deregister",
     destroys: true,
-    run: () => write("DELETE", `api/services/${part(instance.name)}`, { node: instance.node, id: instance.id }),
+    run: () =>
+      write("DELETE", `api/services/${part(instance.name)}`, { node: instance.node, id: instance.id }),
     done: `${name} is deregistered.`,
   });
 }
@@ -46,7 +52,12 @@ export function deregister(instance) {
 function ask({ title, text, confirm, run, done, reason = false, destroys = false }) {
   const why = reason && h("input", { type: "text", maxlength: 1024, autocomplete: "off" });
   const token = h("input", { type: "password", autocomplete: "off", spellcheck: "false" });
-  const wanted = h("label", { class: "field", hidden: true }, h("span", {}, "Token (SERVICE_REGISTRY_TOKEN of this agent; kept until the page is closed)"), token);
+  const wanted = h(
+    "label",
+    { class: "field", hidden: true },
+    h("span", {}, "Token (SERVICE_REGISTRY_TOKEN of this agent; kept until the page is closed)"),
+    token,
+  );
   const problem = h("p", { class: "problem", role: "alert" });
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const sure = h("button", { type: "submit", class: destroys ? "destroys" : "main" }, confirm);
@@ -101,12 +112,20 @@ function ask({ title, text, confirm, run, done, reason = false, destroys = false
 export function buttonsFor(instance) {
   if (store.past) return h("p", { class: "quiet" }, "This is the past, which nobody changes.");
   if (instance.node !== store.own) {
-    return h("p", { class: "quiet" }, `Only node ${instance.node} changes this instance: open the console of its agent.`);
+    return h(
+      "p",
+      { class: "quiet" },
+      `Only node ${instance.node} changes this instance: open the console of its agent.`,
+    );
   }
   return h(
     "p",
     { class: "buttons" },
-    h("button", { type: "button", onclick: () => maintain(instance, !instance.maintenance) }, instance.maintenance ? "End maintenance" : "Maintenance…"),
+    h(
+      "button",
+      { type: "button", onclick: () => maintain(instance, !instance.maintenance) },
+      instance.maintenance ? "End maintenance" : "Maintenance…",
+    ),
     h("button", { type: "button", class: "destroys", onclick: () => deregister(instance) }, "Deregister…"),
   );
 }

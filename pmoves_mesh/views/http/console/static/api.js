@@ -54,7 +54,12 @@ async function ask(path, options) {
   let response;
   try {
     // A cache that is told "unchanged" would keep an older answer's headers, and with them that it was stale.
-    response = await fetch(path, { ...options, cache: "no-store", credentials: "same-origin", redirect: "error" });
+    response = await fetch(path, {
+      ...options,
+      cache: "no-store",
+      credentials: "same-origin",
+      redirect: "error",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "This agent does not answer.");

@@ -13,7 +13,10 @@ const TEXT_MAX = 160;
 /** Two moments that are typed in or taken from the slider, and what differs. */
 export class Difference {
   constructor() {
-    this.from = typed("From: a time, a position, or 15m, 1h, 7d ago", () => {}, { value: "15m", type: "text" });
+    this.from = typed("From: a time, a position, or 15m, 1h, 7d ago", () => {}, {
+      value: "15m",
+      type: "text",
+    });
     this.to = typed("To", () => {}, { value: "now", type: "text" });
     this.said = h("p", { class: "found", role: "status" });
     this.problem = h("p", { class: "problem", role: "alert" });
@@ -32,7 +35,16 @@ export class Difference {
       },
       empty: "Nothing differs between these two moments.",
     });
-    const slider = (name, input) => h("button", { type: "button", "aria-label": `${name} is the slider's moment`, onclick: () => (input.value = String(store.moment?.position ?? "now")) }, "⤒ slider");
+    const slider = (name, input) =>
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-label": `${name} is the slider's moment`,
+          onclick: () => (input.value = String(store.moment?.position ?? "now")),
+        },
+        "⤒ slider",
+      );
     const form = h(
       "form",
       { class: "filters", onsubmit: (event) => this.submit(event) },
@@ -55,7 +67,11 @@ export class Difference {
     this.asking?.abort();
     this.asking = new AbortController();
     try {
-      const { body } = await get("api/diff", { from: this.from.input.value.trim(), to: this.to.input.value.trim() }, this.asking.signal);
+      const { body } = await get(
+        "api/diff",
+        { from: this.from.input.value.trim(), to: this.to.input.value.trim() },
+        this.asking.signal,
+      );
       say(this.problem, "");
       this.draw(body);
     } catch (error) {
@@ -69,7 +85,10 @@ export class Difference {
   draw(found) {
     const rows = [...nodesOf(found.nodes), ...instancesOf(found)];
     const number = (change) => rows.filter((one) => one.change === change).length;
-    say(this.said, `From ${exact(found.from.time)} (position ${found.from.position}) to ${exact(found.to.time)} (position ${found.to.position}): ${number("added")} added, ${number("removed")} removed, ${count(number("changed"), "change")}.`);
+    say(
+      this.said,
+      `From ${exact(found.from.time)} (position ${found.from.position}) to ${exact(found.to.time)} (position ${found.to.position}): ${number("added")} added, ${number("removed")} removed, ${count(number("changed"), "change")}.`,
+    );
     this.table.element.hidden = false;
     this.table.show(rows);
   }
@@ -93,7 +112,14 @@ function instancesOf({ added, removed, changed }) {
 }
 
 function nodesOf({ added, removed, changed }) {
-  const row = (change, one, fields) => ({ key: `${change} ${one.name}`, what: `node ${one.name}`, open: "#/mesh", node: one.name, change, fields });
+  const row = (change, one, fields) => ({
+    key: `${change} ${one.name}`,
+    what: `node ${one.name}`,
+    open: "#/mesh",
+    node: one.name,
+    change,
+    fields,
+  });
   return rowsOf({ added, removed, changed }, row);
 }
 
@@ -101,12 +127,20 @@ function rowsOf({ added, removed, changed }, row) {
   return [
     ...added.map((one) => row("added", one, summary(one))),
     ...removed.map((one) => row("removed", one, summary(one))),
-    ...changed.map(({ before, after, fields }) => row("changed", after, fields.map((name) => `${name}: ${short(before[name])} → ${short(after[name])}`).join("; "))),
+    ...changed.map(({ before, after, fields }) =>
+      row(
+        "changed",
+        after,
+        fields.map((name) => `${name}: ${short(before[name])} → ${short(after[name])}`).join("; "),
+      ),
+    ),
   ];
 }
 
 function summary(one) {
-  return [one.status ?? one.health_status, one.port ? `${one.host}:${one.port}` : one.host, one.mode].filter(Boolean).join(", ");
+  return [one.status ?? one.health_status, one.port ? `${one.host}:${one.port}` : one.host, one.mode]
+    .filter(Boolean)
+    .join(", ");
 }
 
 function short(value) {

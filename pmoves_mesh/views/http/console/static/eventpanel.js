@@ -24,9 +24,23 @@ export class EventPanel {
   constructor(onlook, onclose) {
     this.title = h("h2", { tabindex: -1 });
     this.body = h("div");
-    const close = h("button", { type: "button", class: "close", "aria-label": "Close this event", onclick: onclose }, "✕");
-    const look = h("button", { type: "button", class: "main", onclick: () => onlook(this.event.position) }, "Show the registry at this event");
-    this.element = h("aside", { class: "panel", hidden: true, "aria-label": "Event" }, h("header", {}, this.title, close), h("p", { class: "buttons" }, look), this.body);
+    const close = h(
+      "button",
+      { type: "button", class: "close", "aria-label": "Close this event", onclick: onclose },
+      "✕",
+    );
+    const look = h(
+      "button",
+      { type: "button", class: "main", onclick: () => onlook(this.event.position) },
+      "Show the registry at this event",
+    );
+    this.element = h(
+      "aside",
+      { class: "panel", hidden: true, "aria-label": "Event" },
+      h("header", {}, this.title, close),
+      h("p", { class: "buttons" }, look),
+      this.body,
+    );
     this.element.addEventListener("keydown", (event) => event.key === "Escape" && onclose());
   }
 
@@ -56,7 +70,11 @@ export class EventPanel {
         ["Certificate", event.fingerprint && h("code", { class: "long-word" }, event.fingerprint)],
       ]),
       h("h3", {}, "Payload"),
-      h("pre", { tabindex: 0, "aria-label": "Payload" }, text.length > TEXT_MAX ? `${text.slice(0, TEXT_MAX)}\n…` : text),
+      h(
+        "pre",
+        { tabindex: 0, "aria-label": "Payload" },
+        text.length > TEXT_MAX ? `${text.slice(0, TEXT_MAX)}\n…` : text,
+      ),
     );
   }
 

@@ -44,11 +44,6 @@ export function ago(time, now = Date.now()) {
   return Number.isNaN(moment) ? "never" : `${span((now - moment) / 1000)} ago`;
 }
 
-/** Returns a share of 1 in per cent. */
-export function percent(share) {
-  return `${Math.round(share * 100)} %`;
-}
-
 /** Returns a number and its noun, which gets an s unless there is one. */
 export function count(number, noun, plural = `${noun}s`) {
   return `${number.toLocaleString("en-GB")} ${number === 1 ? noun : plural}`;
@@ -81,5 +76,7 @@ export function resources(found) {
     found.memory_gb ? `${found.memory_gb} GiB` : "",
     gpu && one.memory_gb ? `${gpu} (${one.memory_gb} GiB)` : gpu,
     found.arch,
-  ].filter(Boolean).map(String);
+  ]
+    .filter(Boolean)
+    .map(String);
 }

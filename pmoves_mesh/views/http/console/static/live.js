@@ -124,7 +124,9 @@ async function facts() {
 /** Waits until the page is seen. */
 function seen() {
   if (!document.hidden) return undefined;
-  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true })).then(seen);
+  return new Promise((resolve) =>
+    document.addEventListener("visibilitychange", resolve, { once: true }),
+  ).then(seen);
 }
 
 /** Waits. */

@@ -59,6 +59,7 @@ export class Loads {
 }
 
 function same(one, other) {
-  const telling = ({ load, reaches }) => JSON.stringify([load && [load.cpu, load.memory, load.gpu, load.stale], reaches]);
+  const telling = ({ load, reaches }) =>
+    JSON.stringify([load && [load.cpu, load.memory, load.gpu, load.stale], reaches]);
   return telling(one) === telling(other);
 }

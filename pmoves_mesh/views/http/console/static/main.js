@@ -55,14 +55,19 @@ function head() {
   const told = [];
   if (!answering) told.push(["bad", "This agent does not answer. What you see is what it said last."]);
   else if (stale !== null) told.push(["warn", staleness(stale)]);
-  if (store.moment) told.push(["past", `You look at the registry as it was at ${clock(store.moment.time)}, position ${store.moment.position}.`]);
+  if (store.moment)
+    told.push([
+      "past",
+      `You look at the registry as it was at ${clock(store.moment.time)}, position ${store.moment.position}.`,
+    ]);
   if (fine) for (const warning of store.facts.warnings ?? []) told.push(["warn", warning]);
   banner(told);
 }
 
 function staleness(stale) {
   const age = stale === "unknown" ? "It was never current" : `It was current ${span(Number(stale))} ago`;
-  const cut = store.facts.connected === false ? "NATS cannot be reached" : "It is catching up with the stream";
+  const cut =
+    store.facts.connected === false ? "NATS cannot be reached" : "It is catching up with the stream";
   return `This replica is stale. ${age}. ${cut}, so what you see may be out of date.`;
 }
 
@@ -71,7 +76,10 @@ function banner(told) {
   const wanted = told.map(([kind]) => kind).join();
   if (banners.dataset.kinds !== wanted) {
     banners.dataset.kinds = wanted;
-    fill(banners, told.map(([kind]) => h("p", { class: `banner ${kind}` }, h("span", {}), kind === "past" && back())));
+    fill(
+      banners,
+      told.map(([kind]) => h("p", { class: `banner ${kind}` }, h("span", {}), kind === "past" && back())),
+    );
   }
   told.forEach(([, text], index) => say(banners.children[index].firstChild, text));
 }
@@ -88,7 +96,8 @@ function leave() {
 /** Tells of instances whose condition has changed; of many at once, how many. */
 function tell() {
   const news = store.news.splice(0);
-  if (news.length) announce(news.length > NEWS_MAX ? `${news.length} instances have changed.` : news.join(" "));
+  if (news.length)
+    announce(news.length > NEWS_MAX ? `${news.length} instances have changed.` : news.join(" "));
 }
 
 store.listen(() => {

@@ -10,7 +10,12 @@ const LIFE = { alive: "good", left: "idle", lost: "bad" };
 
 /** Returns a mark of a kind: good, bad, warn, idle or past. */
 export function mark(kind, text, title = null) {
-  return h("span", { class: `mark ${kind}`, title }, h("span", { "aria-hidden": "true" }, SHAPES[kind]), ` ${text}`);
+  return h(
+    "span",
+    { class: `mark ${kind}`, title },
+    h("span", { "aria-hidden": "true" }, SHAPES[kind]),
+    ` ${text}`,
+  );
 }
 
 /** Makes a mark of an element that stays in its place. */
@@ -30,12 +35,16 @@ export function condition(instance) {
 /** Returns the kind of the mark for an instance. */
 export function kindOf(instance) {
   if (instance.node_status !== "alive") return LIFE[instance.node_status] ?? "idle";
-  return instance.maintenance ? "warn" : HEALTH[instance.health_status] ?? "idle";
+  return instance.maintenance ? "warn" : (HEALTH[instance.health_status] ?? "idle");
 }
 
 /** Returns the mark of an instance. */
 export function instanceMark(instance) {
-  return mark(kindOf(instance), condition(instance), instance.maintenance_reason || instance.health_output || null);
+  return mark(
+    kindOf(instance),
+    condition(instance),
+    instance.maintenance_reason || instance.health_output || null,
+  );
 }
 
 /** Returns the kind of the mark for a node. */
@@ -63,11 +72,23 @@ export function validityMark({ revoked, seconds_left: left }) {
 
 /** Returns short words one after the other. */
 export function tags(words, name) {
-  return words.length ? h("ul", { class: "tags", "aria-label": name }, words.map((word) => h("li", {}, word))) : null;
+  return words.length
+    ? h(
+        "ul",
+        { class: "tags", "aria-label": name },
+        words.map((word) => h("li", {}, word)),
+      )
+    : null;
 }
 
 /** Returns a share as a bar with its number beside it. */
 export function meter(name, share) {
   const bar = h("meter", { min: 0, max: 1, high: 0.85, value: share, "aria-label": name });
-  return h("span", { class: "load" }, h("span", {}, name), bar, h("span", {}, `${Math.round(share * 100)} %`));
+  return h(
+    "span",
+    { class: "load" },
+    h("span", {}, name),
+    bar,
+    h("span", {}, `${Math.round(share * 100)} %`),
+  );
 }

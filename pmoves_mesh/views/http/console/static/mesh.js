@@ -20,7 +20,11 @@ export function open(place) {
   const above = h("li", { class: "spacer", "aria-hidden": "true" });
   const below = h("li", { class: "spacer", "aria-hidden": "true" });
   const cards = h("ul", { class: "cards" }, above, below);
-  const scroller = h("div", { class: "scroller", role: "region", tabindex: 0, "aria-label": "Nodes, scrolls" }, cards);
+  const scroller = h(
+    "div",
+    { class: "scroller", role: "region", tabindex: 0, "aria-label": "Nodes, scrolls" },
+    cards,
+  );
   const chart = new Chart();
   const loads = new Loads(update);
   const items = new Map();
@@ -36,14 +40,21 @@ export function open(place) {
   scroller.addEventListener("scroll", want, { passive: true });
   place.append(
     h("div", { class: "headed" }, h("h1", { tabindex: -1 }, "Mesh"), totals),
-    h("div", { class: "mesh" }, h("section", { "aria-label": "Nodes", class: "fills" }, scroller), chart.element),
+    h(
+      "div",
+      { class: "mesh" },
+      h("section", { "aria-label": "Nodes", class: "fills" }, scroller),
+      chart.element,
+    ),
   );
 
   function update() {
     const { nodes } = store.shown;
     const grouped = store.shown.byNode();
     const names = [...nodes.keys()].sort();
-    const shown = names.map((name) => renewed(items, nodes.get(name), grouped.get(name) ?? [], store.past ? undefined : loads.of(name)));
+    const shown = names.map((name) =>
+      renewed(items, nodes.get(name), grouped.get(name) ?? [], store.past ? undefined : loads.of(name)),
+    );
     for (const name of items.keys()) if (!nodes.has(name)) items.delete(name);
     summarise(totals);
     view.show(shown);
@@ -71,8 +82,17 @@ export function open(place) {
 function renewed(items, node, instances, lease) {
   const held = items.get(node.name);
   const own = node.name === store.own;
-  const same = held && held.node === node && held.lease === lease && held.own === own && held.past === Boolean(store.past);
-  if (same && held.instances.length === instances.length && held.instances.every((one, index) => one === instances[index])) {
+  const same =
+    held &&
+    held.node === node &&
+    held.lease === lease &&
+    held.own === own &&
+    held.past === Boolean(store.past);
+  if (
+    same &&
+    held.instances.length === instances.length &&
+    held.instances.every((one, index) => one === instances[index])
+  ) {
     return held;
   }
   const item = { node, instances, lease, own, past: Boolean(store.past) };
@@ -93,7 +113,12 @@ function summarise(totals) {
     ["In maintenance", kinds.warn, kinds.warn ? "warn" : ""],
     ["Not checked", kinds.idle, ""],
   ];
-  fill(totals, rows.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, String(value)))));
+  fill(
+    totals,
+    rows.map(([name, value, kind]) =>
+      h("div", { class: kind }, h("dt", {}, name), h("dd", {}, String(value))),
+    ),
+  );
 }
 
 function card(item) {
@@ -105,7 +130,13 @@ function card(item) {
     h(
       "article",
       { class: `card ${node.status}`, "aria-labelledby": title },
-      h("header", {}, h("h2", { id: title }, node.name), own && h("span", { class: "tag" }, "this agent"), nodeMark(node)),
+      h(
+        "header",
+        {},
+        h("h2", { id: title }, node.name),
+        own && h("span", { class: "tag" }, "this agent"),
+        nodeMark(node),
+      ),
       facts([
         ["Address", h("code", {}, address(node.host, node.port))],
         ["Mode", node.mode],
@@ -113,7 +144,13 @@ function card(item) {
         ["Has", has(node)],
         ["Reaches", reaches(lease)],
       ]),
-      lease?.load ? loadOf(lease.load) : h("p", { class: "loads quiet" }, item.past ? "Load is not kept in the stream." : "No load is known."),
+      lease?.load
+        ? loadOf(lease.load)
+        : h(
+            "p",
+            { class: "loads quiet" },
+            item.past ? "Load is not kept in the stream." : "No load is known.",
+          ),
       served(node, instances),
       h(
         "footer",
@@ -134,16 +171,26 @@ function has(node) {
 function leaseOf({ node, lease }) {
   const seen = `seen ${ago(node.last_seen)}`;
   if (node.status !== "alive") return `none, ${seen}`;
-  return lease?.load ? `held, read ${Math.round(lease.load.age_s)} s ago${lease.load.stale ? ", stale" : ""}` : `held, ${seen}`;
+  return lease?.load
+    ? `held, read ${Math.round(lease.load.age_s)} s ago${lease.load.stale ? ", stale" : ""}`
+    : `held, ${seen}`;
 }
 
 function reaches(lease) {
   const ways = Object.entries(lease?.reaches ?? {});
-  return ways.length ? ways.map(([name, problem]) => mark(problem ? "bad" : "good", problem ? `${name}: ${problem}` : name)) : null;
+  return ways.length
+    ? ways.map(([name, problem]) => mark(problem ? "bad" : "good", problem ? `${name}: ${problem}` : name))
+    : null;
 }
 
 function loadOf(load) {
-  return h("p", { class: "loads" }, meter("CPU", load.cpu), meter("Memory", load.memory), load.gpu !== null && meter("GPU", load.gpu));
+  return h(
+    "p",
+    { class: "loads" },
+    meter("CPU", load.cpu),
+    meter("Memory", load.memory),
+    load.gpu !== null && meter("GPU", load.gpu),
+  );
 }
 
 /** Returns the services of a node, those that want attention first. */
@@ -151,9 +198,21 @@ function served(node, instances) {
   const rank = { bad: 0, warn: 1, idle: 2, good: 3 };
   const ordered = [...instances].sort((one, other) => rank[kindOf(one)] - rank[kindOf(other)]);
   if (!ordered.length) return h("p", { class: "chips quiet" }, "No services.");
-  const chips = ordered.slice(0, CHIPS).map((one) =>
-    h("li", {}, h("a", { href: `${listOf(node)}&name=${encodeURIComponent(one.name)}`, class: kindOf(one) }, one.name, " ", instanceMark(one))),
-  );
+  const chips = ordered
+    .slice(0, CHIPS)
+    .map((one) =>
+      h(
+        "li",
+        {},
+        h(
+          "a",
+          { href: `${listOf(node)}&name=${encodeURIComponent(one.name)}`, class: kindOf(one) },
+          one.name,
+          " ",
+          instanceMark(one),
+        ),
+      ),
+    );
   return h("ul", { class: "chips", "aria-label": `Services of ${node.name}` }, chips);
 }
 
@@ -163,5 +222,9 @@ function listOf(node) {
 
 function maintenance(node, instances) {
   const on = instances.length > 0 && instances.every((one) => one.maintenance);
-  return h("button", { type: "button", onclick: () => maintainNode(node.name, !on) }, on ? "End maintenance" : "Maintenance…");
+  return h(
+    "button",
+    { type: "button", onclick: () => maintainNode(node.name, !on) },
+    on ? "End maintenance" : "Maintenance…",
+  );
 }

@@ -6,7 +6,14 @@ import { clock, count, exact, identity } from "./format.js";
 import { store } from "./store.js";
 
 const MINUTE_MS = 60_000;
-const WINDOWS = [["900", "last 15 minutes"], ["3600", "last hour"], ["21600", "last 6 hours"], ["86400", "last day"], ["604800", "last 7 days"], ["", "the whole stream"]];
+const WINDOWS = [
+  ["900", "last 15 minutes"],
+  ["3600", "last hour"],
+  ["21600", "last 6 hours"],
+  ["86400", "last day"],
+  ["604800", "last 7 days"],
+  ["", "the whole stream"],
+];
 const STEPS = 1000;
 const BARS = 120;
 const SETTLED_MS = 120;
@@ -17,21 +24,48 @@ export class Moment {
     this.onmove = onmove;
     this.window = "3600";
     this.events = [];
-    this.slider = h("input", { type: "range", id: "moment", "aria-label": "Moment", min: 0, max: 1, step: 1, oninput: () => this.moved() });
-    this.bars = svg("svg", { class: "bars", viewBox: `0 0 ${BARS} 24`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    this.slider = h("input", {
+      type: "range",
+      id: "moment",
+      "aria-label": "Moment",
+      min: 0,
+      max: 1,
+      step: 1,
+      oninput: () => this.moved(),
+    });
+    this.bars = svg("svg", {
+      class: "bars",
+      viewBox: `0 0 ${BARS} 24`,
+      preserveAspectRatio: "none",
+      "aria-hidden": "true",
+    });
     this.told = h("output", { for: "moment", class: "told" });
     this.problem = h("p", { class: "problem", role: "alert" });
     this.ends = h("p", { class: "ends quiet", "aria-hidden": "true" }, h("span"), h("span"));
-    const step = (text, name, by) => h("button", { type: "button", "aria-label": name, onclick: () => this.step(by) }, text);
+    const step = (text, name, by) =>
+      h("button", { type: "button", "aria-label": name, onclick: () => this.step(by) }, text);
     this.now = h("button", { type: "button", onclick: () => this.leave() }, "Now");
-    const range = choice("Slider shows", WINDOWS, (value) => {
-      this.window = value;
-      this.stretch();
-    }, this.window);
+    const range = choice(
+      "Slider shows",
+      WINDOWS,
+      (value) => {
+        this.window = value;
+        this.stretch();
+      },
+      this.window,
+    );
     this.element = h(
       "section",
       { class: "moment", "aria-label": "Moment" },
-      h("div", { class: "line" }, this.told, step("◀", "One event back", -1), step("▶", "One event on", 1), this.now, range.element),
+      h(
+        "div",
+        { class: "line" },
+        this.told,
+        step("◀", "One event back", -1),
+        step("▶", "One event on", 1),
+        this.now,
+        range.element,
+      ),
       this.bars,
       this.slider,
       this.ends,
@@ -42,7 +76,10 @@ export class Moment {
 
   /** Takes up where the stream begins and ends, and its events that are known here. */
   update({ first, last, events }) {
-    const changed = first?.position !== this.first?.position || last?.position !== this.last?.position || events.length !== this.events.length;
+    const changed =
+      first?.position !== this.first?.position ||
+      last?.position !== this.last?.position ||
+      events.length !== this.events.length;
     Object.assign(this, { first, last, events });
     if (changed) this.stretch();
     this.describe();
@@ -81,7 +118,14 @@ export class Moment {
     }
     const most = Math.max(...counts, 1);
     const tall = (number) => 3 + (20 * Math.log1p(number)) / Math.log1p(most);
-    fill(this.bars, counts.map((number, place) => number > 0 && svg("rect", { x: place + 0.1, width: 0.8, y: 24 - tall(number), height: tall(number) })));
+    fill(
+      this.bars,
+      counts.map(
+        (number, place) =>
+          number > 0 &&
+          svg("rect", { x: place + 0.1, width: 0.8, y: 24 - tall(number), height: tall(number) }),
+      ),
+    );
   }
 
   moved() {
@@ -108,7 +152,10 @@ export class Moment {
     this.asking = new AbortController();
     const { signal } = this.asking;
     try {
-      const [services, nodes] = await Promise.all([get("api/services", { at }, signal), get("api/nodes", { at }, signal)]);
+      const [services, nodes] = await Promise.all([
+        get("api/services", { at }, signal),
+        get("api/nodes", { at }, signal),
+      ]);
       say(this.problem, "");
       store.showPast(services.body.services, nodes.body.nodes, services.body.at);
       // Where somebody put the slider it stays, though the last event before may be long before.
@@ -135,8 +182,15 @@ export class Moment {
   describe() {
     const at = store.moment;
     const held = `${count(store.shown.nodes.size, "node")}, ${count(store.shown.instances.size, "instance")}`;
-    const base = at?.checkpoint ? ` · from the checkpoint at ${at.checkpoint.position}, signed by ${identity(at.checkpoint.signer)}` : "";
-    say(this.told, at ? `${exact(at.time)} · position ${at.position} · ${held}${base}` : `Now · position ${store.state.position} · ${held}`);
+    const base = at?.checkpoint
+      ? ` · from the checkpoint at ${at.checkpoint.position}, signed by ${identity(at.checkpoint.signer)}`
+      : "";
+    say(
+      this.told,
+      at
+        ? `${exact(at.time)} · position ${at.position} · ${held}${base}`
+        : `Now · position ${store.state.position} · ${held}`,
+    );
     this.slider.setAttribute("aria-valuetext", at ? exact(at.time) : "now");
     this.now.disabled = !at;
     this.element.classList.toggle("past", Boolean(at));

@@ -19,7 +19,11 @@ export class Record {
     this.body = h("div");
     this.signed = h("div");
     this.past = h("div");
-    const close = h("button", { type: "button", class: "close", "aria-label": "Close this instance", onclick: onclose }, "✕");
+    const close = h(
+      "button",
+      { type: "button", class: "close", "aria-label": "Close this instance", onclick: onclose },
+      "✕",
+    );
     this.element = h(
       "aside",
       { class: "panel", hidden: true, "aria-label": "Instance" },
@@ -46,7 +50,12 @@ export class Record {
     const held = this.body.contains(document.activeElement);
     fill(this.title, instance?.name ?? key.split("/")[0]);
     fill(this.status, instance ? instanceMark(instance) : mark("bad", "not in the registry"));
-    fill(this.body, instance ? described(instance) : h("p", { class: "quiet" }, "It was deregistered, or its node is gone. What happened stands below."));
+    fill(
+      this.body,
+      instance
+        ? described(instance)
+        : h("p", { class: "quiet" }, "It was deregistered, or its node is gone. What happened stands below."),
+    );
     if (held) this.focus();
     if (other) {
       fill(this.signed, h("p", { class: "quiet" }, "…"));
@@ -66,10 +75,16 @@ export class Record {
     const { signal } = this.reading;
     const [service, node, ...id] = key.split("/");
     const asked = { service, node, id: id.join("/"), order: "desc", limit: EVENTS_MAX };
-    const [events, trust] = await Promise.allSettled([get("api/events", asked, signal), get("api/trust", {}, signal)]);
+    const [events, trust] = await Promise.allSettled([
+      get("api/events", asked, signal),
+      get("api/trust", {}, signal),
+    ]);
     if (signal.aborted) return;
     const known = events.value?.body.events;
-    fill(this.past, known ? history(known) : h("p", { class: "problem" }, events.reason.detail ?? String(events.reason)));
+    fill(
+      this.past,
+      known ? history(known) : h("p", { class: "problem" }, events.reason.detail ?? String(events.reason)),
+    );
     fill(this.signed, signature(instance, known ?? [], trust.value?.body.certificates ?? []));
   }
 
@@ -82,7 +97,12 @@ function described(one) {
   return [
     facts([
       ["Address", h("code", {}, address(one.host, one.port))],
-      ["Further ports", Object.entries(one.ports).map(([name, port]) => `${name} ${port}`).join(", ")],
+      [
+        "Further ports",
+        Object.entries(one.ports)
+          .map(([name, port]) => `${name} ${port}`)
+          .join(", "),
+      ],
       ["Node", h("a", { href: `#/services?node=${encodeURIComponent(one.node)}` }, one.node)],
       ["Id", h("code", {}, one.id)],
       ["Mode", one.mode],
@@ -102,20 +122,35 @@ function described(one) {
 
 /** Returns metadata as it is, whatever is in it: as text. */
 function metadata(values) {
-  return facts(Object.entries(values).map(([name, value]) => [name, typeof value === "string" ? value || "(empty)" : h("code", {}, JSON.stringify(value))]));
+  return facts(
+    Object.entries(values).map(([name, value]) => [
+      name,
+      typeof value === "string" ? value || "(empty)" : h("code", {}, JSON.stringify(value)),
+    ]),
+  );
 }
 
 function signature(instance, events, certificates) {
   if (!instance) return h("p", { class: "quiet" }, "Nothing of it is in the registry now.");
   const event = events.find((one) => one.position === instance.position);
-  const known = certificates.find((one) => (event?.fingerprint ? one.fingerprint === event.fingerprint : one.identity === instance.signer));
+  const known = certificates.find((one) =>
+    event?.fingerprint ? one.fingerprint === event.fingerprint : one.identity === instance.signer,
+  );
   const fingerprint = event?.fingerprint || known?.fingerprint;
   return facts([
     ["Signed", signatureMark(instance.verified)],
     ["By", instance.signer && h("code", {}, instance.signer)],
     ["Certificate", fingerprint && h("code", { class: "long-word" }, fingerprint)],
     ["Valid", known && [validityMark(known), ` until ${clock(known.not_after)}`]],
-    ["Event", event && h("a", { href: `#/timeline?open=${event.position}&service=${encodeURIComponent(instance.name)}` }, `position ${event.position}`)],
+    [
+      "Event",
+      event &&
+        h(
+          "a",
+          { href: `#/timeline?open=${event.position}&service=${encodeURIComponent(instance.name)}` },
+          `position ${event.position}`,
+        ),
+    ],
   ]);
 }
 
@@ -126,13 +161,24 @@ function history(events) {
     told(event),
     signatureMark(event.verified, event.refused),
   ]);
-  const all = events.length === EVENTS_MAX && h("p", { class: "quiet" }, `The latest ${count(EVENTS_MAX, "event")}.`);
-  return [plainTable("Events of this instance", ["When", "What", "Told", "Signature"], rows, "The stream has no event of it any more."), all];
+  const all =
+    events.length === EVENTS_MAX && h("p", { class: "quiet" }, `The latest ${count(EVENTS_MAX, "event")}.`);
+  return [
+    plainTable(
+      "Events of this instance",
+      ["When", "What", "Told", "Signature"],
+      rows,
+      "The stream has no event of it any more.",
+    ),
+    all,
+  ];
 }
 
 /** Returns what an event says of the instance's health. */
 export function told(event) {
   const record = event.data?.data ?? {};
-  const said = [record.health_status, record.health_output].filter((one) => typeof one === "string" && one).join(": ");
+  const said = [record.health_status, record.health_output]
+    .filter((one) => typeof one === "string" && one)
+    .join(": ");
   return said || (event.signer ? `by ${identity(event.signer)}` : "");
 }

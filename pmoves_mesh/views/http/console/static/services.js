@@ -17,7 +17,11 @@ export const COLUMNS = [
   { name: "Service", width: 16, cell: (one) => one.name },
   { name: "Health", width: 16, cell: instanceMark },
   { name: "Node", width: 12, cell: (one) => one.node },
-  { name: "Address", width: 17, cell: (one) => h("code", {}, one.port ? address(one.host, one.port) : one.host) },
+  {
+    name: "Address",
+    width: 17,
+    cell: (one) => h("code", {}, one.port ? address(one.host, one.port) : one.host),
+  },
   { name: "Mode", width: 9, minor: true, cell: (one) => one.mode },
   { name: "Capabilities", width: 17, cell: (one) => one.capabilities.join(", ") },
   { name: "Id", width: 13, minor: true, cell: (one) => h("code", {}, one.id) },
@@ -27,21 +31,51 @@ export const COLUMNS = [
 export function open(place, query) {
   const wanted = { name: "", capability: "", mode: "", health: "", node: "", open: "", ...query };
   const found = h("p", { class: "found", role: "status" });
-  const name = typed("Name, id or address", (text) => change({ name: text }), { value: wanted.name, placeholder: "hi-rag" });
+  const name = typed("Name, id or address", (text) => change({ name: text }), {
+    value: wanted.name,
+    placeholder: "hi-rag",
+  });
   const selects = {
-    capability: choice("Capability", [["", "any"]], (value) => change({ capability: value }), wanted.capability),
+    capability: choice(
+      "Capability",
+      [["", "any"]],
+      (value) => change({ capability: value }),
+      wanted.capability,
+    ),
     mode: choice("Mode", [["", "any"], ...pairs(MODES)], (value) => change({ mode: value }), wanted.mode),
-    health: choice("Health", [["", "any"], ...pairs(HEALTH)], (value) => change({ health: value }), wanted.health),
+    health: choice(
+      "Health",
+      [["", "any"], ...pairs(HEALTH)],
+      (value) => change({ health: value }),
+      wanted.health,
+    ),
     node: choice("Node", [["", "any"]], (value) => change({ node: value }), wanted.node),
   };
   const clear = h("button", { type: "button", onclick: reset }, "Clear");
-  const table = new Table({ label: "Instances", columns: COLUMNS, keyOf, open: (one) => show(keyOf(one)), kind: kindOf });
+  const table = new Table({
+    label: "Instances",
+    columns: COLUMNS,
+    keyOf,
+    open: (one) => show(keyOf(one)),
+    kind: kindOf,
+  });
   const record = new Record(() => show(""));
   const remember = settled(() => keep("services", wanted), 250);
   place.append(
     h("div", { class: "headed" }, h("h1", { tabindex: -1 }, "Services"), found),
-    h("div", { class: "filters", role: "search", "aria-label": "Filter" }, name.element, Object.values(selects).map((one) => one.element), clear),
-    h("div", { class: "split" }, h("section", { "aria-label": "Instances", class: "fills" }, table.element), record.element),
+    h(
+      "div",
+      { class: "filters", role: "search", "aria-label": "Filter" },
+      name.element,
+      Object.values(selects).map((one) => one.element),
+      clear,
+    ),
+    h(
+      "div",
+      { class: "split" },
+      h("section", { "aria-label": "Instances", class: "fills" }, table.element),
+      record.element,
+    ),
   );
   let offered = null;
 
@@ -62,7 +96,10 @@ export function open(place, query) {
     const all = store.shown.sorted();
     const some = filtered(all, wanted);
     table.show(some);
-    found.textContent = some.length === all.length ? count(all.length, "instance") : `${some.length.toLocaleString("en-GB")} of ${count(all.length, "instance")}`;
+    found.textContent =
+      some.length === all.length
+        ? count(all.length, "instance")
+        : `${some.length.toLocaleString("en-GB")} of ${count(all.length, "instance")}`;
   }
 
   /** Opens an instance beside the list, or closes what is open and goes back to its row. */
@@ -98,11 +135,14 @@ export function open(place, query) {
 }
 
 /** Returns the instances that are asked for, in their order. */
-export function filtered(instances, { name, capability, mode, health, node }) {
+function filtered(instances, { name, capability, mode, health, node }) {
   const text = name.trim().toLowerCase();
   return instances.filter(
     (one) =>
-      (!text || one.name.includes(text) || one.id.toLowerCase().includes(text) || `${one.host}:${one.port}`.includes(text)) &&
+      (!text ||
+        one.name.includes(text) ||
+        one.id.toLowerCase().includes(text) ||
+        `${one.host}:${one.port}`.includes(text)) &&
       (!capability || one.capabilities.includes(capability)) &&
       (!mode || one.mode === mode) &&
       (!node || one.node === node) &&

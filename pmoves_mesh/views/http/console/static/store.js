@@ -78,7 +78,8 @@ class Store {
     const key = keyOf(instance);
     const before = this.now.instances.get(key);
     const how = condition(instance);
-    if (!before || condition(before) !== how) this.news.push(`${instance.name} on ${instance.node} is ${how}.`);
+    if (!before || condition(before) !== how)
+      this.news.push(`${instance.name} on ${instance.node} is ${how}.`);
     this.now.instances.set(key, instance);
     this.touch(this.now);
   }

@@ -1,6 +1,6 @@
 // A table of any length: a real one, with its headings, rows that are counted, and keys that walk through it.
 
-import { fill, h } from "./dom.js";
+import { h } from "./dom.js";
 import { Viewport } from "./viewport.js";
 
 const ROW_PX = 37;
@@ -18,9 +18,19 @@ export class Table {
     this.below = h("tr", { class: "spacer", "aria-hidden": "true" });
     this.body = h("tbody", {}, this.above, this.below);
     const heads = columns.map(head);
-    this.table = h("table", { "aria-label": label, class: "long" }, h("thead", {}, h("tr", { "aria-rowindex": 1 }, heads)), this.body);
+    this.table = h(
+      "table",
+      { "aria-label": label, class: "long" },
+      h("thead", {}, h("tr", { "aria-rowindex": 1 }, heads)),
+      this.body,
+    );
     this.none = h("p", { class: "none", hidden: true }, empty);
-    this.element = h("div", { class: "scroller", role: "region", tabindex: 0, "aria-label": `${label}, scrolls` }, this.table, this.none);
+    this.element = h(
+      "div",
+      { class: "scroller", role: "region", tabindex: 0, "aria-label": `${label}, scrolls` },
+      this.table,
+      this.none,
+    );
     this.element.addEventListener("keydown", (event) => this.walk(event));
     this.view = new Viewport({
       scroller: this.element,
@@ -53,9 +63,17 @@ export class Table {
     const cells = this.columns.map((column, place) => {
       const shown = column.cell(record);
       const inner = place === 0 ? this.opener(record, key, index, shown) : shown;
-      return h(place === 0 ? "th" : "td", { scope: place === 0 && "row", class: column.minor && "minor" }, inner);
+      return h(
+        place === 0 ? "th" : "td",
+        { scope: place === 0 && "row", class: column.minor && "minor" },
+        inner,
+      );
     });
-    const row = h("tr", { class: this.kind(record) || null, "data-row": key, "aria-rowindex": index + 2 }, cells);
+    const row = h(
+      "tr",
+      { class: this.kind(record) || null, "data-row": key, "aria-rowindex": index + 2 },
+      cells,
+    );
     mark(row, key === this.selected);
     row.addEventListener("click", (event) => {
       if (!event.target.closest("button, a")) this.chosen(record, index);
@@ -65,7 +83,18 @@ export class Table {
 
   opener(record, key, index, shown) {
     const tabindex = index === this.current ? 0 : -1;
-    return h("button", { type: "button", class: "open", "data-key": key, "data-index": index, tabindex, onclick: () => this.chosen(record, index) }, shown);
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "open",
+        "data-key": key,
+        "data-index": index,
+        tabindex,
+        onclick: () => this.chosen(record, index),
+      },
+      shown,
+    );
   }
 
   chosen(record, index) {
@@ -83,7 +112,14 @@ export class Table {
 
   walk(event) {
     const page = Math.max(1, Math.floor(this.element.clientHeight / ROW_PX) - 2);
-    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+    const steps = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: page,
+      PageUp: -page,
+      Home: -Infinity,
+      End: Infinity,
+    };
     const step = steps[event.key];
     if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
@@ -115,18 +151,37 @@ function mark(row, chosen) {
 /** Returns a short table as it is, of rows of texts or elements. */
 export function plainTable(label, heads, rows, empty) {
   if (!rows.length) return h("p", { class: "none" }, empty);
-  const body = rows.map((row) => h("tr", {}, row.map((cell, place) => (place ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))));
-  const head = h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, name))));
-  return h("div", { class: "framed", role: "region", "aria-label": label, tabindex: 0 }, h("table", { "aria-label": label }, head, h("tbody", {}, body)));
+  const body = rows.map((row) =>
+    h(
+      "tr",
+      {},
+      row.map((cell, place) => (place ? h("td", {}, cell) : h("th", { scope: "row" }, cell))),
+    ),
+  );
+  const heading = h(
+    "thead",
+    {},
+    h(
+      "tr",
+      {},
+      heads.map((name) => h("th", { scope: "col" }, name)),
+    ),
+  );
+  return h(
+    "div",
+    { class: "framed", role: "region", "aria-label": label, tabindex: 0 },
+    h("table", { "aria-label": label }, heading, h("tbody", {}, body)),
+  );
 }
 
 /** Returns names and what they stand for. */
 export function facts(pairs) {
-  const shown = pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined && value !== false);
-  return h("dl", { class: "facts" }, shown.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
-}
-
-/** Puts a table of facts into an element again. */
-export function refacts(element, pairs) {
-  return fill(element, ...facts(pairs).childNodes);
+  const shown = pairs.filter(
+    ([, value]) => value !== "" && value !== null && value !== undefined && value !== false,
+  );
+  return h(
+    "dl",
+    { class: "facts" },
+    shown.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }

@@ -8,9 +8,25 @@ import { h } from "./dom.js";
 export class Tabs {
   constructor(panels) {
     this.tabs = panels.map(([name], index) =>
-      h("button", { type: "button", role: "tab", id: `tab-${index}`, "aria-controls": `panel-${index}`, onclick: () => this.choose(index) }, name),
+      h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `tab-${index}`,
+          "aria-controls": `panel-${index}`,
+          onclick: () => this.choose(index),
+        },
+        name,
+      ),
     );
-    this.panels = panels.map(([, content], index) => h("div", { role: "tabpanel", id: `panel-${index}`, "aria-labelledby": `tab-${index}`, class: "fills" }, content));
+    this.panels = panels.map(([, content], index) =>
+      h(
+        "div",
+        { role: "tabpanel", id: `panel-${index}`, "aria-labelledby": `tab-${index}`, class: "fills" },
+        content,
+      ),
+    );
     const list = h("div", { role: "tablist", class: "tabs", "aria-label": "What of the stream" }, this.tabs);
     list.addEventListener("keydown", (event) => this.walk(event));
     this.element = h("div", { class: "fills" }, list, this.panels);

@@ -17,10 +17,19 @@ import { Tabs } from "./tabs.js";
 const ROW_PX = 37;
 const NEAR_END_ROWS = 40;
 const FIELDS = ["subject", "type", "node", "service", "id"];
-const SUBJECTS = [["", "all"], ["service.registry.>", "services"], ["mesh.node.>", "nodes"], ["mesh.trust.>", "trust"]];
+const SUBJECTS = [
+  ["", "all"],
+  ["service.registry.>", "services"],
+  ["mesh.node.>", "nodes"],
+  ["mesh.trust.>", "trust"],
+];
 const COLUMNS_OF_EVENTS = [
   { name: "Position", width: 10, cell: (event) => String(event.position) },
-  { name: "Time", width: 12, cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)) },
+  {
+    name: "Time",
+    width: 12,
+    cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)),
+  },
   { name: "Type", width: 17, cell: (event) => event.type || event.subject },
   { name: "Node", width: 12, minor: true, cell: (event) => event.node },
   { name: "Service", width: 13, cell: (event) => event.service },
@@ -34,22 +43,60 @@ export function open(place, query) {
   const found = h("p", { class: "found", role: "status" });
   const problem = h("p", { class: "problem", role: "alert" });
   const moment = new Moment(moved);
-  const panel = new EventPanel((position) => moment.go(position), () => show(null));
-  const events = new Table({ label: "Events", columns: COLUMNS_OF_EVENTS, keyOf: (event) => String(event.position), open: show, kind: kindOfEvent, empty: "No event matches." });
-  const then = new Table({ label: "Instances at that moment", columns: COLUMNS, keyOf, open: (one) => (location.hash = `#/services?open=${encodeURIComponent(keyOf(one))}`) });
+  const panel = new EventPanel(
+    (position) => moment.go(position),
+    () => show(null),
+  );
+  const events = new Table({
+    label: "Events",
+    columns: COLUMNS_OF_EVENTS,
+    keyOf: (event) => String(event.position),
+    open: show,
+    kind: kindOfEvent,
+    empty: "No event matches.",
+  });
+  const then = new Table({
+    label: "Instances at that moment",
+    columns: COLUMNS,
+    keyOf,
+    open: (one) => (location.hash = `#/services?open=${encodeURIComponent(keyOf(one))}`),
+  });
   const difference = new Difference();
   const subject = choice("Subject", SUBJECTS, (value) => ask({ subject: value }), wanted.subject);
   const type = choice("Type", [["", "any"]], (value) => ask({ type: value }), wanted.type);
   const later = settled(ask, 250);
-  const texts = ["node", "service", "id"].map((name) => typed(name[0].toUpperCase() + name.slice(1), (text) => later({ [name]: text.trim() }), { value: wanted[name] }));
+  const texts = ["node", "service", "id"].map((name) =>
+    typed(name[0].toUpperCase() + name.slice(1), (text) => later({ [name]: text.trim() }), {
+      value: wanted[name],
+    }),
+  );
   const types = new Set();
   const remember = settled(() => keep("timeline", wanted), 250);
   const tabs = new Tabs([
-    ["Events", h("div", { class: "fills" }, h("div", { class: "filters", role: "search", "aria-label": "Filter" }, subject.element, type.element, texts.map((one) => one.element)), problem, h("div", { class: "split" }, h("div", { class: "fills" }, events.element), panel.element))],
+    [
+      "Events",
+      h(
+        "div",
+        { class: "fills" },
+        h(
+          "div",
+          { class: "filters", role: "search", "aria-label": "Filter" },
+          subject.element,
+          type.element,
+          texts.map((one) => one.element),
+        ),
+        problem,
+        h("div", { class: "split" }, h("div", { class: "fills" }, events.element), panel.element),
+      ),
+    ],
     ["Registry then", h("div", { class: "fills" }, then.element)],
     ["Difference", difference.element],
   ]);
-  place.append(h("div", { class: "headed" }, h("h1", { tabindex: -1 }, "Timeline"), found), moment.element, tabs.element);
+  place.append(
+    h("div", { class: "headed" }, h("h1", { tabindex: -1 }, "Timeline"), found),
+    moment.element,
+    tabs.element,
+  );
   let feed = null;
   events.element.addEventListener("scroll", reach, { passive: true });
 
@@ -63,14 +110,23 @@ export function open(place, query) {
 
   function draw() {
     for (const event of feed.events) types.add(event.type);
-    offer(type.select, [["", "any"], ...[...types].filter(Boolean).sort().map((one) => [one, one])]);
+    offer(type.select, [
+      ["", "any"],
+      ...[...types]
+        .filter(Boolean)
+        .sort()
+        .map((one) => [one, one]),
+    ]);
     // Whoever reads further down goes on reading the same rows.
     if (feed.added && events.element.scrollTop > 0) events.element.scrollTop += feed.added * ROW_PX;
     feed.added = 0;
     events.show(feed.events);
     moment.update(feed);
     say(problem, feed.problem);
-    say(found, `${count(feed.events.length, "event")}${feed.more ? " so far, more below" : ""} · ${feed.live ? "live" : "not live"}`);
+    say(
+      found,
+      `${count(feed.events.length, "event")}${feed.more ? " so far, more below" : ""} · ${feed.live ? "live" : "not live"}`,
+    );
     if (wanted.open && !panel.event) openAt(Number(wanted.open));
     reach();
   }

@@ -10,7 +10,9 @@ const EVERY_MS = 5000;
 
 /** Opens the view. */
 export function open(place) {
-  const parts = Object.fromEntries(["certificates", "roots", "rejected", "revoked", "tokens"].map((name) => [name, h("div")]));
+  const parts = Object.fromEntries(
+    ["certificates", "roots", "rejected", "revoked", "tokens"].map((name) => [name, h("div")]),
+  );
   const summary = h("dl", { class: "totals" });
   const problem = h("p", { class: "problem", role: "alert" });
   place.append(
@@ -27,24 +29,29 @@ export function open(place) {
     ),
   );
   let timer = 0;
-  let open = true;
+  let wanted = true;
   let shown = "";
 
   async function read() {
     try {
       const { body } = await get("api/trust");
-      if (!open) return;
+      if (!wanted) return;
       say(problem, "");
       draw(body);
     } catch (error) {
-      if (open) say(problem, error.detail ?? String(error));
+      if (wanted) say(problem, error.detail ?? String(error));
     }
-    if (open) timer = setTimeout(read, EVERY_MS);
+    if (wanted) timer = setTimeout(read, EVERY_MS);
   }
 
   /** Draws what differs; the time that remains is shown to the minute, so little does. */
   function draw(report) {
-    const told = JSON.stringify([{ ...report, certificates: report.certificates.map((one) => ({ ...one, seconds_left: span(one.seconds_left) })) }]);
+    const told = JSON.stringify([
+      {
+        ...report,
+        certificates: report.certificates.map((one) => ({ ...one, seconds_left: span(one.seconds_left) })),
+      },
+    ]);
     if (told === shown) return;
     shown = told;
     fill(summary, totals(report));
@@ -59,7 +66,7 @@ export function open(place) {
   return {
     update() {},
     close() {
-      open = false;
+      wanted = false;
       clearTimeout(timer);
     },
   };
@@ -79,28 +86,46 @@ function totals(report) {
     ["Revoked", report.revoked.length, report.revoked.length ? "warn" : ""],
     ["Keeps the CA", report.enrols ? "yes" : "no", ""],
   ];
-  return rows.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, String(value))));
+  return rows.map(([name, value, kind]) =>
+    h("div", { class: kind }, h("dt", {}, name), h("dd", {}, String(value))),
+  );
 }
 
 function certificates(found) {
-  const rows = [...found].sort((one, other) => one.seconds_left - other.seconds_left).map((one) => [
-    `${one.kind} ${one.name}`,
-    validityMark(one),
-    h("span", { title: exact(one.not_after) }, clock(one.not_after)),
-    h("code", { class: "long-word" }, one.fingerprint),
-    h("code", { title: one.root }, one.root.slice(0, 16)),
-  ]);
-  return plainTable("Certificates", ["Identity", "Remaining", "Ends", "Fingerprint (SHA-256)", "Root"], rows, "No node has announced itself with a certificate.");
+  const rows = [...found]
+    .sort((one, other) => one.seconds_left - other.seconds_left)
+    .map((one) => [
+      `${one.kind} ${one.name}`,
+      validityMark(one),
+      h("span", { title: exact(one.not_after) }, clock(one.not_after)),
+      h("code", { class: "long-word" }, one.fingerprint),
+      h("code", { title: one.root }, one.root.slice(0, 16)),
+    ]);
+  return plainTable(
+    "Certificates",
+    ["Identity", "Remaining", "Ends", "Fingerprint (SHA-256)", "Root"],
+    rows,
+    "No node has announced itself with a certificate.",
+  );
 }
 
 function rejected(report) {
   const reasons = Object.entries(report.rejected).sort(([, one], [, other]) => other - one);
-  const counted = plainTable("Rejected events by reason", ["Reason", "Events"], reasons.map(([reason, number]) => [reason, number.toLocaleString("en-GB")]), "No event was refused since this agent started.");
+  const counted = plainTable(
+    "Rejected events by reason",
+    ["Reason", "Events"],
+    reasons.map(([reason, number]) => [reason, number.toLocaleString("en-GB")]),
+    "No event was refused since this agent started.",
+  );
   const latest = [...report.rejections].reverse();
   if (!latest.length) return counted;
   const names = [...new Set(latest.flatMap(Object.keys))];
   const rows = latest.map((one) => names.map((name) => String(one[name] ?? "")));
-  return [counted, h("h3", {}, "The latest"), plainTable("The latest rejections", names.map(titled), rows, "")];
+  return [
+    counted,
+    h("h3", {}, "The latest"),
+    plainTable("The latest rejections", names.map(titled), rows, ""),
+  ];
 }
 
 function titled(name) {
@@ -109,18 +134,36 @@ function titled(name) {
 }
 
 function roots(report) {
-  const held = report.ca.map((one, place) => [h("code", { class: "long-word" }, one), place ? "holds" : "issues"]);
+  const held = report.ca.map((one, place) => [
+    h("code", { class: "long-word" }, one),
+    place ? "holds" : "issues",
+  ]);
   const retired = report.retired.map((one) => ["A retired root", `until position ${one.position}`]);
-  return plainTable("CA certificates", ["Fingerprint (SHA-256)", "State"], [...held, ...retired], "No CA is known.");
+  return plainTable(
+    "CA certificates",
+    ["Fingerprint (SHA-256)", "State"],
+    [...held, ...retired],
+    "No CA is known.",
+  );
 }
 
 function revoked(report) {
   const named = new Map(report.certificates.map((one) => [one.fingerprint, identity(one.identity)]));
-  const rows = report.revoked.map((one) => [h("code", { class: "long-word" }, one), named.get(one) ?? "not in use"]);
+  const rows = report.revoked.map((one) => [
+    h("code", { class: "long-word" }, one),
+    named.get(one) ?? "not in use",
+  ]);
   return plainTable("Revocations", ["Fingerprint (SHA-256)", "Whose"], rows, "No certificate was revoked.");
 }
 
 function tokens(report) {
-  if (report.tokens_pending === null) return h("p", {}, "Tokens are kept where the CA is, and that is another host.");
-  return h("p", {}, report.tokens_pending ? `${count(report.tokens_pending, "token")} could still be used to join.` : "No token is pending.");
+  if (report.tokens_pending === null)
+    return h("p", {}, "Tokens are kept where the CA is, and that is another host.");
+  return h(
+    "p",
+    {},
+    report.tokens_pending
+      ? `${count(report.tokens_pending, "token")} could still be used to join.`
+      : "No token is pending.",
+  );
 }
