@@ -32,7 +32,7 @@ export class Feed {
     const body = await this.read({ order: "desc", limit: FIRST });
     if (!body) return;
     this.events = body.events;
-    this.more = body.more;
+    this.go(body);
     const after = body.last?.position ?? this.events[0]?.position ?? 0;
     const path = (last) => route("api/events", { ...this.wanted, after: last || after });
     this.end = stream(path, { event: (event) => this.come(event) }, (live) => {
@@ -44,15 +44,20 @@ export class Feed {
 
   /** Reads older events, unless that is under way. */
   async older() {
-    const oldest = this.events.at(-1);
-    if (!this.more || this.busy || !oldest || this.events.length > KEPT_MAX) return;
+    if (!this.more || this.busy || this.events.length > KEPT_MAX) return;
     this.busy = true;
-    const body = await this.read({ order: "desc", limit: OLDER, before: oldest.position });
+    const body = await this.read({ order: "desc", limit: OLDER, before: this.next });
     this.busy = false;
     if (!body) return;
     this.events = [...this.events, ...body.events];
-    this.more = body.more;
+    this.go(body);
     this.tell();
+  }
+
+  /** Takes note of where older events are. A page may be empty, where few of many match. */
+  go({ events, more, next }) {
+    this.more = more;
+    this.next = next ?? events.at(-1)?.position;
   }
 
   /** Returns the event at a position, read if it is not here. */

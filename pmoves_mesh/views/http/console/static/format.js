@@ -49,6 +49,11 @@ export function count(number, noun, plural = `${noun}s`) {
   return `${number.toLocaleString("en-GB")} ${number === 1 ? noun : plural}`;
 }
 
+/** Returns the type of an event without what all of them have. */
+export function kind(type) {
+  return type.replace(/^(service\.registry|mesh)\./, "").replace(/\.v\d+$/, "");
+}
+
 /** Returns bytes in the largest unit that leaves a number above one. */
 export function size(bytes) {
   return bytes < 1024 ? `${bytes} B` : `${(bytes / 1024).toFixed(1)} KiB`;

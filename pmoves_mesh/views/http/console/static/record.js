@@ -3,7 +3,7 @@
 import { buttonsFor } from "./actions.js";
 import { get } from "./api.js";
 import { fill, h } from "./dom.js";
-import { address, ago, clock, count, exact, identity, span } from "./format.js";
+import { address, ago, clock, count, exact, identity, kind, span } from "./format.js";
 import { instanceMark, mark, signatureMark, tags, validityMark } from "./marks.js";
 import { store } from "./store.js";
 import { facts, plainTable } from "./table.js";
@@ -157,7 +157,7 @@ function signature(instance, events, certificates) {
 function history(events) {
   const rows = events.map((event) => [
     h("a", { href: `#/timeline?open=${event.position}`, title: exact(event.time) }, clock(event.time)),
-    event.type,
+    kind(event.type),
     told(event),
     signatureMark(event.verified, event.refused),
   ]);
