@@ -1,7 +1,7 @@
 // One event in full: where it stands, who signed it, and what it says.
 
 import { fill, h } from "./dom.js";
-import { exact, size } from "./format.js";
+import { exact, kind, size } from "./format.js";
 import { signatureMark } from "./marks.js";
 import { facts } from "./table.js";
 
@@ -49,7 +49,7 @@ export class EventPanel {
     this.event = event;
     this.element.hidden = !event;
     if (!event) return;
-    fill(this.title, event.type || event.subject);
+    fill(this.title, kind(event.type));
     const text = event.data === null ? "It is not JSON." : JSON.stringify(event.data, null, 2);
     fill(
       this.body,

@@ -4,7 +4,7 @@ import { Difference } from "./difference.js";
 import { choice, h, offer, say, settled, typed } from "./dom.js";
 import { EventPanel, kindOfEvent } from "./eventpanel.js";
 import { Feed } from "./feed.js";
-import { clock, count, exact } from "./format.js";
+import { clock, count, exact, kind } from "./format.js";
 import { signatureMark } from "./marks.js";
 import { Moment } from "./moment.js";
 import { told } from "./record.js";
@@ -30,7 +30,7 @@ const COLUMNS_OF_EVENTS = [
     width: 12,
     cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)),
   },
-  { name: "Type", width: 17, cell: (event) => event.type || event.subject },
+  { name: "Type", width: 17, cell: (event) => h("span", { title: event.subject }, kind(event.type)) },
   { name: "Node", width: 12, minor: true, cell: (event) => event.node },
   { name: "Service", width: 13, cell: (event) => event.service },
   { name: "Told", width: 22, cell: told },
@@ -115,7 +115,7 @@ export function open(place, query) {
       ...[...types]
         .filter(Boolean)
         .sort()
-        .map((one) => [one, one]),
+        .map((one) => [one, kind(one)]),
     ]);
     // Whoever reads further down goes on reading the same rows.
     if (feed.added && events.element.scrollTop > 0) events.element.scrollTop += feed.added * ROW_PX;
