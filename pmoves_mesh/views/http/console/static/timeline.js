@@ -65,11 +65,18 @@ export function open(place, query) {
   const subject = choice("Subject", SUBJECTS, (value) => ask({ subject: value }), wanted.subject);
   const type = choice("Type", [["", "any"]], (value) => ask({ type: value }), wanted.type);
   const later = settled(ask, 250);
-  const texts = ["node", "service", "id"].map((name) =>
-    typed(name[0].toUpperCase() + name.slice(1), (text) => later({ [name]: text.trim() }), {
-      value: wanted[name],
-    }),
-  );
+  const texts = ["node", "service", "id"].map((name) => {
+    const label = name[0].toUpperCase() + name.slice(1);
+    const take = (text) => {
+      wanted[name] = text.trim();
+      later();
+    };
+    return typed(label, take, { value: wanted[name], list: `known-${name}` });
+  });
+  const known = {
+    node: h("datalist", { id: "known-node" }),
+    service: h("datalist", { id: "known-service" }),
+  };
   const types = new Set();
   const remember = settled(() => keep("timeline", wanted), 250);
   const tabs = new Tabs([
@@ -84,6 +91,7 @@ export function open(place, query) {
           subject.element,
           type.element,
           texts.map((one) => one.element),
+          Object.values(known),
         ),
         problem,
         h("div", { class: "split" }, h("div", { class: "fills" }, events.element), panel.element),
@@ -108,20 +116,22 @@ export function open(place, query) {
     remember();
   }
 
+  /** Offers the names that are known now to whoever filters. */
+  function suggest() {
+    const services = new Set([...store.now.instances.values()].map((one) => one.name));
+    offer(known.node, pairs([...store.now.nodes.keys()].sort()));
+    offer(known.service, pairs([...services].sort()));
+  }
+
   function draw() {
     for (const event of feed.events) types.add(event.type);
-    offer(type.select, [
-      ["", "any"],
-      ...[...types]
-        .filter(Boolean)
-        .sort()
-        .map((one) => [one, kind(one)]),
-    ]);
+    offer(type.select, [["", "any"], ...[...types].sort().map((one) => [one, kind(one)])]);
     // Whoever reads further down goes on reading the same rows.
     if (feed.added && events.element.scrollTop > 0) events.element.scrollTop += feed.added * ROW_PX;
     feed.added = 0;
     events.show(feed.events);
     moment.update(feed);
+    suggest();
     say(problem, feed.problem);
     say(
       found,
@@ -133,7 +143,7 @@ export function open(place, query) {
 
   function reach() {
     const { scrollTop, clientHeight, scrollHeight } = events.element;
-    if (scrollHeight - scrollTop - clientHeight < NEAR_END_ROWS * ROW_PX) feed.older();
+    if (clientHeight && scrollHeight - scrollTop - clientHeight < NEAR_END_ROWS * ROW_PX) feed.older();
   }
 
   async function openAt(position) {
@@ -171,4 +181,8 @@ export function open(place, query) {
       for (const one of [feed, moment, events, then, difference]) one.close();
     },
   };
+}
+
+function pairs(names) {
+  return names.map((name) => [name, name]);
 }
