@@ -21,6 +21,7 @@ from pmoves_mesh.agent.custody import Custody
 from pmoves_mesh.agent.facts import Facts
 from pmoves_mesh.agent.ground import Ground, lay
 from pmoves_mesh.agent.health.care import care_for
+from pmoves_mesh.agent.history.taking_part import history_of
 from pmoves_mesh.agent.lan import telling
 from pmoves_mesh.agent.link import Link
 from pmoves_mesh.agent.liveness.clones import Clones
@@ -169,6 +170,8 @@ async def _assemble(
     )
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
+    historian, (telling_of_past, keeping_past) = history_of(ground, replica)
+    readers["events"] = lambda: historian.following
     facade = replace(
         _facade(ground, voice, names, facts.describe),
         enroller=custody.enroller,
@@ -179,6 +182,7 @@ async def _assemble(
         synchronise=reconciler.sync,
         readers=readers,
         surveyor=equipment.survey,
+        historian=historian,
     )
     port = await stack.enter_async_context(
         serving(facade, config.http_host, config.http_port, exposure=_exposure(config))
@@ -190,7 +194,15 @@ async def _assemble(
     cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
-    joined = (link.tend, reconciler.run, lease.run, looking, *_speaking(ground, voice), *custody.joined_loops)
+    joined = (
+        link.tend,
+        keeping_past,
+        reconciler.run,
+        lease.run,
+        looking,
+        *_speaking(ground, voice),
+        *custody.joined_loops,
+    )
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
     notifier = Notifier.of(os.environ, facts.line, clock)
@@ -201,6 +213,7 @@ async def _assemble(
         *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),
+        telling_of_past,
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)

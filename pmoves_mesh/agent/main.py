@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import signal
-import sys
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +13,7 @@ import uvloop
 
 from pmoves_mesh import __version__
 from pmoves_mesh.agent.agent import serve
+from pmoves_mesh.agent.logs import configure_logging
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import MeshError
@@ -41,23 +40,6 @@ def run(config: Config) -> None:
             _log.exception("agent failed")
             raise
         raise expected from None
-
-
-def configure_logging() -> None:
-    """Logs to stderr: for people on a terminal, as JSON lines elsewhere."""
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
 
 
 async def _until_signalled(config: Config) -> None:

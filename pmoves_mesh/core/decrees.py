@@ -7,10 +7,14 @@ not outrank what was decreed after them and is no longer in it.
 
 from __future__ import annotations
 
+from typing import Final
+
 from pmoves_mesh.core.change import REPEATED, Change
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import CertificatesRevoked, InstanceEvicted, RootsRotated
 from pmoves_mesh.core.registry import Eviction, Registry, Roots, Turn
+
+DECREES: Final = (InstanceEvicted, CertificatesRevoked, RootsRotated)
 
 
 def decreed(

@@ -27,6 +27,9 @@ REGISTRY: Final = "MESH_REGISTRY"
 IDENTITIES: Final = "MESH_IDENTITIES"
 LEASES: Final = "MESH_LEASES"
 
+CHECKPOINTS: Final = "MESH_CHECKPOINTS"
+"""The store of objects that holds snapshots of the past."""
+
 MATERIALISER: Final = "materialiser"
 """The consumer of the stream that all agents share."""
 
@@ -224,6 +227,14 @@ def bucket_stream(bucket: str) -> str:
     Source: NATS ADR-8.
     """
     return f"KV_{bucket}"
+
+
+def object_stream(store: str) -> str:
+    """Returns the name of the stream behind a store of objects.
+
+    Source: NATS ADR-20.
+    """
+    return f"OBJ_{store}"
 
 
 def inbox_prefix(kind: str, name: str) -> str:

@@ -56,11 +56,13 @@ class Done(Struct):
 
 
 class StreamState(Struct):
-    """Which messages a stream holds."""
+    """Which messages a stream holds, and when it took the oldest and the newest (RFC 3339)."""
 
     messages: int = 0
     first_seq: int = 0
     last_seq: int = 0
+    first_ts: str = ""
+    last_ts: str = ""
 
 
 class StreamInfo(Struct):

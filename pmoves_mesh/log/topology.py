@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core import names
 from pmoves_mesh.core.event import STREAM_SUBJECTS
-from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream
+from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream, object_stream
 from pmoves_mesh.errors import ForeignStream, RightMissing, ServerTooOld, StreamInTheWay
 from pmoves_mesh.log import api, replication
 from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
@@ -27,6 +27,7 @@ EVENTS: Final = names.EVENTS
 REGISTRY: Final = names.REGISTRY
 IDENTITIES: Final = names.IDENTITIES
 LEASES: Final = names.LEASES
+CHECKPOINTS: Final = names.CHECKPOINTS
 MATERIALISER: Final = names.MATERIALISER
 WITNESS: Final = names.WITNESS
 
@@ -38,6 +39,8 @@ _HEADERS_BYTES_MAX: Final = 4096
 _RECORD_BYTES_MAX: Final = 2 * EVENT_BYTES_MAX
 _LEASE_BYTES_MAX: Final = 16 * 1024
 _LEASES_BYTES_MAX: Final = 64 * 2**20
+_CHUNK_BYTES_MAX: Final = 256 * 1024
+_CHECKPOINTS_BYTES_MAX: Final = 256 * 2**20
 _DEDUP_WINDOW_S: Final = 120
 _MARKER_TTL_S: Final = 600
 _ACK_WAIT_S: Final = 30
@@ -109,6 +112,7 @@ async def ensure(
     for bucket in (_bucket(REGISTRY, identity, limits), _bucket(IDENTITIES, identity, limits)):
         await _ensure_stream(session, bucket, known)
     await _ensure_leases(session, _leases(identity, limits), known)
+    await _ensure_checkpoints(session, _checkpoints(identity, limits), known)
     await _ensure_materialiser(session)
     return bounds_of(info)
 
@@ -206,6 +210,28 @@ def _leases(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
     }
 
 
+def _checkpoints(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
+    """Returns the stream behind the store of checkpoints, which forgets them when the events are forgotten.
+
+    Objects are removed by roll-ups. Whoever may write one could empty the store with such a header; what
+    was lost is made anew, and answers take longer until then.
+
+    Source: NATS ADR-20 (object store).
+    """
+    return {
+        **_bucket(CHECKPOINTS, identity, limits),
+        "name": object_stream(CHECKPOINTS),
+        "subjects": [f"$O.{CHECKPOINTS}.C.>", f"$O.{CHECKPOINTS}.M.>"],
+        "max_msgs_per_subject": -1,
+        "max_msg_size": _CHUNK_BYTES_MAX,
+        "max_age": int(limits.max_age_s * _NANO),
+        "max_bytes": min(_CHECKPOINTS_BYTES_MAX, limits.max_bytes),
+        "discard": "old",
+        "deny_purge": False,
+        "allow_rollup_hdrs": True,
+    }
+
+
 def _common(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
     return {
         "retention": "limits",
@@ -263,6 +289,15 @@ async def _ensure_leases(session: Session, config: dict[str, Any], known: Sequen
         if not found:
             await _create(session, config)
         await _ensure_witness(session)
+
+
+async def _ensure_checkpoints(session: Session, config: dict[str, Any], known: Sequence[str]) -> None:
+    """Makes the store of checkpoints where this user may; without it the past takes longer to tell."""
+    if await _find(session, config["name"]) is not None:
+        await _ensure_stream(session, config, known)
+        return
+    with suppress(RightMissing):
+        await _create(session, config)
 
 
 def _held(info: StreamInfo, key: str) -> Any:

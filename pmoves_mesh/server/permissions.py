@@ -38,6 +38,7 @@ from pmoves_mesh.core.event import (
     RootsRotated,
 )
 from pmoves_mesh.core.names import (
+    CHECKPOINTS,
     EVENTS,
     IDENTITIES,
     JETSTREAM_API,
@@ -48,6 +49,7 @@ from pmoves_mesh.core.names import (
     WITNESS,
     bucket_stream,
     inbox_prefix,
+    object_stream,
 )
 from pmoves_mesh.server.access import Access, Member
 
@@ -68,7 +70,7 @@ CA_EVENTS: Final[tuple[type[Event], ...]] = (IdentityIssued, EnrolmentRefused)
 OPERATOR_EVENTS: Final[tuple[type[Event], ...]] = (CertificatesRevoked, RootsRotated, InstanceEvicted)
 
 _BUCKETS: Final = (REGISTRY, IDENTITIES, LEASES)
-_STREAMS: Final = (EVENTS, *map(bucket_stream, _BUCKETS))
+_STREAMS: Final = (EVENTS, *map(bucket_stream, _BUCKETS), object_stream(CHECKPOINTS))
 _APPLICATIONS: Final = tuple(kind.stream for kind in KINDS)
 _SHARED: Final = (f"{EVENTS}.{MATERIALISER}", f"{bucket_stream(LEASES)}.{WITNESS}")
 _FETCHES: Final = tuple(f"{JETSTREAM_API}CONSUMER.MSG.NEXT.{shared}" for shared in _SHARED)
@@ -87,11 +89,12 @@ WORKING: Final = (
     slug.SUBJECT,
     *(kind.subject for kind in KINDS),
     f"$KV.{REGISTRY}.>",
+    f"$O.{CHECKPOINTS}.>",
     *(f"{JETSTREAM_API}CONSUMER.INFO.{shared}" for shared in _SHARED),
     *_FETCHES,
     *(f"$JS.ACK.{shared}.>" for shared in _SHARED),
 )
-"""Stating events, telling what applications tell, materialising and witnessing for all."""
+"""Stating events, telling what applications tell, materialising, witnessing and keeping the past for all."""
 
 DECREEING: Final = (*(event.subject for event in OPERATOR_EVENTS), f"$KV.{IDENTITIES}.>")
 """What an operator states, and showing the certificate that verifies it."""
@@ -109,7 +112,7 @@ OWNING: Final = (
 )
 """Making the stream and the buckets, and telling whom the CA let in."""
 
-_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
+_NOT_FOR_SERVICES: Final = ("$SYS.>", "$JS.>", "$KV.>", "$O.>", "_INBOX.node.>", "_INBOX.operator.>", "_R_.>")
 """The last one carries what JetStream answers to the outer account."""
 
 ASKING: Final = ("$SRV.INFO", "_INBOX.>")

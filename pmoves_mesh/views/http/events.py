@@ -21,7 +21,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 EventStream = Annotated[str, Meta(description="Events snapshot, added, changed, removed and end.")]
 """What a reader gets, as `/openapi.json` shows it."""
 
-EndReason = Literal["slow", "stopping"]
+EndReason = Literal["slow", "stopping", "away"]
 
 
 class Removed(Struct, frozen=True, kw_only=True):
@@ -33,7 +33,10 @@ class Removed(Struct, frozen=True, kw_only=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """Why no more events come: the reader took them too slowly, or this agent stops. It may come again."""
+    """Why no more events come: the reader took them too slowly, this agent stops, or NATS is away from it.
+
+    The reader may come again.
+    """
 
     reason: EndReason
 

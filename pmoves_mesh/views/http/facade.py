@@ -13,7 +13,7 @@ from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.comparison import Synced
 from pmoves_mesh.core.event import RetiredRoot
 from pmoves_mesh.core.trust import SignerKind
-from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, Surveyor
+from pmoves_mesh.ports import Clock, Enroller, Historian, Maintainer, Registrar, Reporter, Surveyor
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Rejection
 
@@ -143,6 +143,7 @@ class Facade:
         settled: returns whether everything that this node said is in the stream.
         surveyor: who finds out how loaded nodes are, and how far away; None where nobody does.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
+        historian: who tells of the past; None where nobody can.
         synchronise: compares stream, bucket and replica at once, and mends what differs.
     """
 
@@ -165,6 +166,7 @@ class Facade:
     surveyor: Surveyor | None = None
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
     synchronise: Callable[[], Awaitable[Synced]] | None = None
+    historian: Historian | None = None
 
 
 FACADE: Final = web.AppKey("facade", Facade)

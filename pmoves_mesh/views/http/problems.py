@@ -9,15 +9,18 @@ from http import HTTPStatus
 from math import ceil
 from typing import Final
 
+import msgspec
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from msgspec import UNSET
 
 from pmoves_mesh.errors import (
+    BeforeHistoryError,
     CapacityError,
     CertificateRequestRejected,
     EnrolmentRefusedError,
+    HistoryBusyError,
     InvalidFieldError,
     LogUnavailable,
     MeshError,
@@ -56,6 +59,7 @@ _PLAIN: Final[tuple[tuple[type[MeshError], int, str | None], ...]] = (
     (LogUnavailable, 503, None),
     (SequenceConflict, 503, None),
     (NothingKnownError, 503, None),
+    (HistoryBusyError, 503, None),
     (PkiError, 503, None),
 )
 
@@ -106,6 +110,12 @@ def of_error(error: MeshError) -> Problem:
             problem = problem_of(403, text, reason=error.reason)
         case ReplicaBehindError():
             problem = problem_of(503, text, position=error.position)
+        case BeforeHistoryError():
+            problem = msgspec.structs.replace(
+                problem_of(410, text, field=error.field),
+                from_position=error.from_position,
+                from_time=error.from_time,
+            )
         case StoreError():
             problem = problem_of(503, _STORE)
         case _:

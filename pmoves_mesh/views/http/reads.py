@@ -11,10 +11,11 @@ from aiohttp import web
 
 import pmoves_mesh
 from pmoves_mesh.core import query
+from pmoves_mesh.core.history import NodesAt, ServicesAt
 from pmoves_mesh.core.query import Filter
 from pmoves_mesh.errors import NodeNotFound, NothingKnownError, ServiceNotFound
 from pmoves_mesh.replica import Replica
-from pmoves_mesh.views.http import blocking, choosing, inputs, listing
+from pmoves_mesh.views.http import blocking, choosing, history, inputs, listing
 from pmoves_mesh.views.http.answers import INDEX, Answer, encode
 from pmoves_mesh.views.http.blocking import BLOCKING, Fingerprint
 from pmoves_mesh.views.http.facade import FACADE, Facade
@@ -41,9 +42,11 @@ async def index(request: web.Request) -> Answer:
 
 
 async def services(request: web.Request) -> Answer:
-    """Answers `GET /api/services`, which blocks if it is asked with an `index`."""
+    """Answers `GET /api/services`: now, at a moment, or once it is another than at an `index`."""
     replica, watches = request.app[FACADE].replica, request.app[WATCHES]
     wanted = inputs.parse_filter(request)
+    if (at := history.moment(request, "at")) is not None:
+        return await history.told(request, ServicesAt(at=at, wanted=wanted))
     async with watches.using(wanted):
         index = await _blocked(request, ("services", wanted), lambda: watches.state_of(wanted))
     found = await listing.found(replica.registry, wanted)
@@ -77,8 +80,10 @@ async def discover(request: web.Request) -> Answer:
 
 
 async def nodes(request: web.Request) -> Answer:
-    """Answers `GET /api/nodes`, which blocks if it is asked with an `index`."""
+    """Answers `GET /api/nodes`: now, at a moment, or once it is another than at an `index`."""
     watches = request.app[WATCHES]
+    if (at := history.moment(request, "at")) is not None:
+        return await history.told(request, NodesAt(at=at))
     index = await _blocked(request, "nodes", lambda: watches.state_of_nodes)
     found = await listing.nodes(request.app[FACADE].replica.registry)
     return Answer(parts=listing.body({"count": found.count}, nodes=found), headers={INDEX: str(index)})

@@ -19,7 +19,18 @@ from pmoves_mesh.core.names import (
 )
 from pmoves_mesh.core.registration import Registration
 from pmoves_mesh.ports import IssuedIdentity
-from pmoves_mesh.views.http import enrolment, guard, metrics, prometheus, reads, sync, trust, watch, writes
+from pmoves_mesh.views.http import (
+    enrolment,
+    guard,
+    history,
+    metrics,
+    prometheus,
+    reads,
+    sync,
+    trust,
+    watch,
+    writes,
+)
 from pmoves_mesh.views.http.blocking import INDEX_MAX
 from pmoves_mesh.views.http.console import pages
 from pmoves_mesh.views.http.events import EventStream
@@ -112,8 +123,8 @@ ROUTES: Final = (
         path="/api/services",
         handle=reads.services,
         summary="List the instances that are registered, lost nodes' included.",
-        answers={200: ServiceList, 422: Problem},
-        parameters=(*_FILTER, *_BLOCKING),
+        answers={200: ServiceList} | history.REFUSALS,
+        parameters=(*_FILTER, *_BLOCKING, history.AT),
         waits=True,
     ),
     Route(
@@ -217,8 +228,8 @@ ROUTES: Final = (
         path="/api/nodes",
         handle=reads.nodes,
         summary="List the nodes of the mesh.",
-        answers={200: NodeList, 422: Problem},
-        parameters=_BLOCKING,
+        answers={200: NodeList} | history.REFUSALS,
+        parameters=(*_BLOCKING, history.AT),
         waits=True,
     ),
     Route(
@@ -314,4 +325,5 @@ ROUTES: Final = (
         answers={200: dict[str, Any]},
     ),
     *sync.ROUTES,
+    *history.ROUTES,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pmoves_mesh.core.choice import LIMIT_MAX, Preference
+from pmoves_mesh.core.history import MomentView
 from pmoves_mesh.core.load import LoadView
 from pmoves_mesh.core.names import AskedCapabilities, AskedCapability
 from pmoves_mesh.core.query import InstanceView, NodeView
@@ -62,10 +63,15 @@ class Index(Struct, frozen=True, kw_only=True):
 
 
 class ServiceList(Struct, frozen=True, kw_only=True):
-    """Instances, and how many there are."""
+    """Instances, and how many there are.
+
+    Attributes:
+        at: which moment they are of, if one was asked for.
+    """
 
     count: int
     services: list[InstanceView]
+    at: MomentView | UnsetType = UNSET
 
 
 class ServiceAnswer(InstanceView, frozen=True, kw_only=True):
@@ -75,10 +81,15 @@ class ServiceAnswer(InstanceView, frozen=True, kw_only=True):
 
 
 class NodeList(Struct, frozen=True, kw_only=True):
-    """Nodes, and how many there are."""
+    """Nodes, and how many there are.
+
+    Attributes:
+        at: which moment they are of, if one was asked for.
+    """
 
     count: int
     nodes: list[NodeView]
+    at: MomentView | UnsetType = UNSET
 
 
 class NodeAnswer(NodeView, frozen=True, kw_only=True):
@@ -249,6 +260,8 @@ class Problem(Struct, frozen=True, kw_only=True):
         nodes: who owns what the caller tried to change.
         position: how far this replica is.
         stale_s: seconds since this replica was last current; null if it never was.
+        from_position: from which position of the stream on the past is known.
+        from_time: when the stream took the event there, ISO 8601, UTC.
 
     Source: RFC 9457 section 3.
     """
@@ -262,3 +275,5 @@ class Problem(Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...] | UnsetType = UNSET
     position: int | UnsetType = UNSET
     stale_s: float | UnsetType | None = UNSET
+    from_position: int | UnsetType = UNSET
+    from_time: str | UnsetType = UNSET
