@@ -23,6 +23,7 @@ TESTS: Final = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS / "integration"), str(TESTS.parent)]
 
 from browser import Scheme, Tab, browsing, tab  # noqa: E402
+from console_past import MemoryHistorian  # noqa: E402
 from console_story import MOMENT_MS, StoryClock, Surveyed, tell  # noqa: E402
 from http_support import HOST, served  # noqa: E402
 from pictures import is_of, made_small  # noqa: E402
@@ -64,8 +65,8 @@ VIEWS: Final[dict[str, tuple[str, Scheme, Step]]] = {
     "mesh": ("mesh", "light", nothing),
     "mesh-dark": ("mesh", "dark", nothing),
     "services": ("services?open=ollama/gpu-box/ollama-1", "light", nothing),
-    #    "timeline": ("timeline", "light", look_back),
-    #    "difference": ("timeline", "light", compare),
+    "timeline": ("timeline", "light", look_back),
+    "difference": ("timeline", "light", compare),
     "trust": ("trust", "dark", nothing),
 }
 
@@ -78,7 +79,12 @@ async def main() -> None:
         async with served(Path(directory), clock=clock) as mesh, browsing() as browser:
             await tell(mesh, clock)
             facade = replace(
-                mesh.facade, surveyor=Surveyed(), enrols=True, tokens_pending=lambda: 1, clock=clock
+                mesh.facade,
+                surveyor=Surveyed(),
+                historian=MemoryHistorian(mesh, clock),
+                enrols=True,
+                tokens_pending=lambda: 1,
+                clock=clock,
             )
             async with serving(facade, HOST, 0) as port:
                 for name, (view, scheme, step) in VIEWS.items():
@@ -97,7 +103,7 @@ async def picture(browser: Browser, url: str, name: str, view: str, scheme: Sche
     await step(page)
     await page.wait_for_load_state("load")
     await page.wait_for_timeout(1500)  # until what is read now and then has been read
-    #    opened.is_clean()
+    opened.is_clean()
     path = PICTURES / f"{name}.png"
     source = digest(await page.inner_text("body"))
     shown = await page.screenshot(animations="disabled", caret="hide")

@@ -5,14 +5,14 @@ import { exact, kind, size } from "./format.js";
 import { signatureMark } from "./marks.js";
 import { facts } from "./table.js";
 
-const ENDS = /deregistered|expired|evicted|lost|leave|left|revoked/;
+const ENDS = /deregistered|unregistered|expired|evicted|lost|leave|left|revoked/;
 const TEXT_MAX = 20_000;
 
 /** Returns the kind of the mark for an event: how what it tells is. */
 export function kindOfEvent(event) {
   if (event.refused) return "bad";
   const health = event.data?.data?.health_status;
-  if (ENDS.test(event.type)) return "bad";
+  if (ENDS.test(event.subject)) return "bad";
   if (health === "unhealthy") return "bad";
   return event.data?.data?.maintenance ? "warn" : "";
 }
@@ -49,7 +49,7 @@ export class EventPanel {
     this.event = event;
     this.element.hidden = !event;
     if (!event) return;
-    fill(this.title, kind(event.type));
+    fill(this.title, kind(event.subject));
     const text = event.data === null ? "It is not JSON." : JSON.stringify(event.data, null, 2);
     fill(
       this.body,

@@ -49,9 +49,9 @@ export function count(number, noun, plural = `${noun}s`) {
   return `${number.toLocaleString("en-GB")} ${number === 1 ? noun : plural}`;
 }
 
-/** Returns the type of an event without what all of them have. */
-export function kind(type) {
-  return type.replace(/^(service\.registry|mesh)\./, "").replace(/\.v\d+$/, "");
+/** Returns what an event is, by its subject without what all of them have. */
+export function kind(subject) {
+  return subject.replace(/^(service\.registry|mesh)\./, "").replace(/\.v\d+$/, "");
 }
 
 /** Returns bytes in the largest unit that leaves a number above one. */

@@ -157,7 +157,7 @@ function signature(instance, events, certificates) {
 function history(events) {
   const rows = events.map((event) => [
     h("a", { href: `#/timeline?open=${event.position}`, title: exact(event.time) }, clock(event.time)),
-    kind(event.type),
+    kind(event.subject),
     told(event),
     signatureMark(event.verified, event.refused),
   ]);

@@ -30,7 +30,7 @@ const COLUMNS_OF_EVENTS = [
     width: 12,
     cell: (event) => h("time", { datetime: event.time, title: exact(event.time) }, clock(event.time)),
   },
-  { name: "Type", width: 17, cell: (event) => h("span", { title: event.subject }, kind(event.type)) },
+  { name: "Type", width: 17, cell: (event) => h("span", { title: event.subject }, kind(event.subject)) },
   { name: "Node", width: 12, minor: true, cell: (event) => event.node },
   { name: "Service", width: 13, cell: (event) => event.service },
   { name: "Told", width: 22, cell: told },
@@ -112,7 +112,8 @@ export function open(place, query) {
   function ask(some = {}) {
     Object.assign(wanted, some);
     feed?.close();
-    feed = new Feed(Object.fromEntries(FIELDS.map((name) => [name, wanted[name]])), draw);
+    const { node, service, id } = wanted;
+    feed = new Feed({ subject: wanted.type || wanted.subject, node, service, id }, draw);
     remember();
   }
 
@@ -124,7 +125,7 @@ export function open(place, query) {
   }
 
   function draw() {
-    for (const event of feed.events) types.add(event.type);
+    for (const event of feed.events) types.add(event.subject);
     offer(type.select, [["", "any"], ...[...types].sort().map((one) => [one, kind(one)])]);
     // Whoever reads further down goes on reading the same rows.
     if (feed.added && events.element.scrollTop > 0) events.element.scrollTop += feed.added * ROW_PX;
@@ -163,11 +164,13 @@ export function open(place, query) {
     remember();
   }
 
-  /** Follows the slider: the events until then are marked. */
+  /** Follows the slider: the last event until then is marked. */
   function moved() {
     const at = store.moment?.position;
     const index = at === undefined ? 0 : feed.events.findIndex((event) => event.position <= at);
-    if (index >= 0) events.view.reveal(index);
+    if (!panel.event) events.select(at === undefined ? "" : String(feed.events[index]?.position));
+    // The banner that tells of the past takes its place first.
+    if (index >= 0) requestAnimationFrame(() => events.view.reveal(index));
   }
 
   ask();
