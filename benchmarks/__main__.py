@@ -2,9 +2,9 @@
 
 `python -m benchmarks NAME` prints others: `checks`, what it costs an agent to look after a thousand
 services; `choosing`, what it costs to know of hosts and to choose among many; `dns`, how many questions an
-agent answers; `reliability`, what faults of servers, network and agents cost; `sdk`, how fast a program
-resolves; `watch`, a thousand watchers on one agent. `liveness 600` prints those of liveness alone, with its
-steady parts ten minutes long.
+agent answers; `history`, how soon any moment of a million events is told; `reliability`, what faults of
+servers, network and agents cost; `sdk`, how fast a program resolves; `watch`, a thousand watchers on one
+agent. `liveness 600` prints those of liveness alone, with its steady parts ten minutes long.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib import import_module
 from benchmarks import core, liveness, two_hosts
 from benchmarks.mesh import Mesh
 
-NAMED = ("checks", "choosing", "dns", "liveness", "reliability", "sdk", "watch")
+NAMED = ("checks", "choosing", "dns", "history", "liveness", "reliability", "sdk", "watch")
 
 
 def main(*arguments: str) -> None:

@@ -46,8 +46,9 @@ def seconds_until(condition: Callable[[], bool], within_s: float = READY_S) -> f
 class Server:
     """A nats-server that tells how much it has carried."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync: str = "always") -> None:
         self.port = free_port()
+        self._sync = sync
         self.url = f"nats://127.0.0.1:{self.port}"
         self._monitor = free_port()
         self._folder = folder / "nats"
@@ -57,7 +58,7 @@ class Server:
     def start(self) -> None:
         """Starts it, on what it held before."""
         config = self._folder / "nats.conf"
-        store = f'jetstream {{ store_dir: "{self._folder}/store", sync_interval: always }}'
+        store = f'jetstream {{ store_dir: "{self._folder}/store", sync_interval: {self._sync} }}'
         config.write_text(f"listen: 127.0.0.1:{self.port}\nhttp: 127.0.0.1:{self._monitor}\n{store}\n")
         command = [locate(os.environ).path, "-c", config]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

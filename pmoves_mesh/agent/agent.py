@@ -171,7 +171,7 @@ async def _assemble(
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
     historian, (telling_of_past, keeping_past) = history_of(ground, replica)
-    readers["events"] = lambda: historian.following
+    readers["followers"] = lambda: historian.following
     facade = replace(
         _facade(ground, voice, names, facts.describe),
         enroller=custody.enroller,

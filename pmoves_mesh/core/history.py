@@ -116,7 +116,7 @@ class Selection(Struct, frozen=True, kw_only=True):
 
     Attributes:
         subject: a NATS subject, which may hold wildcards.
-        type: the event's own word, which is its subject.
+        type: what the event says it is, such as `registered`.
     """
 
     subject: str = ""

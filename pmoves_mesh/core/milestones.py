@@ -9,10 +9,10 @@ from typing import Final
 from pmoves_mesh.core.checkpoint import Place
 from pmoves_mesh.core.moments import Kept
 
-STEP: Final = 5000
+STEP: Final = 2500
 """Events between two checkpoints: what is behind one is verified and folded in within a second."""
 
-CHECKPOINTS_MAX: Final = 256
+CHECKPOINTS_MAX: Final = 400
 """The step of a stream with more than that many is a multiple of it."""
 
 

@@ -17,6 +17,8 @@ from pmoves_mesh.log.topology import EVENTS, bounds_of
 from pmoves_mesh.ports import LogMessage
 
 _BATCH_MAX: Final = 500
+_CONSUMED_MAX: Final = 4000
+"""Messages from one consumer: the server sends more and more ahead, and signs of life wait behind that."""
 
 
 class NatsPast:
@@ -56,14 +58,20 @@ class NatsPast:
             last: another one, which the stream has reached.
             subjects: only events on one of these; all, if there is none.
         """
-        begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
-        async with aclosing(self._read({**begin, **_filtered(subjects)})) as groups:
-            async for messages, pending in groups:
-                wanted = [message for message in messages if message.position <= last]
-                if wanted:
-                    yield wanted
-                if len(wanted) < len(messages) or (messages and messages[-1].position >= last) or not pending:
-                    return
+        while after < last:
+            begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+            taken = 0
+            async with aclosing(self._read({**begin, **_filtered(subjects)})) as groups:
+                async for messages, pending in groups:
+                    wanted = [message for message in messages if message.position <= last]
+                    if wanted:
+                        yield wanted
+                    if not pending or len(wanted) < len(messages):
+                        return
+                    after = messages[-1].position if messages else after
+                    taken += len(messages)
+                    if after >= last or taken >= _CONSUMED_MAX:
+                        break
 
     async def position_before(self, time_ms: int, kept: Kept) -> int:
         """Returns the position of the last event that the stream took before a time.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
 from pmoves_mesh.agent.history.replay import Replayer
 from pmoves_mesh.core import decrees, envelope, moments
-from pmoves_mesh.core.event import STREAM_SUBJECTS
+from pmoves_mesh.core.event import EVENT_TYPES, STREAM_SUBJECTS
 from pmoves_mesh.core.history import EventsFollowed, EventsWanted, EventView, Selection, Told, spot
 from pmoves_mesh.core.moments import Kept, Moment
 from pmoves_mesh.core.query import iso
@@ -26,6 +26,9 @@ _SCANNED_MAX: Final = 20_000
 _WINDOW_MIN: Final = 200
 _WINDOW_MAX: Final = 4000
 _SHOWN_KEPT_MAX: Final = 2000
+
+_SUBJECT_OF: Final = {get_args(get_type_hints(kind)["type"])[0]: kind.subject for kind in EVENT_TYPES}
+"""The subject on which an event says that it is of a type."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -215,7 +218,7 @@ def subjects_of(selection: Selection) -> tuple[str, ...]:
 
     One that no event can have leaves an empty one.
     """
-    wanted = [text for text in (selection.subject, selection.type) if text]
+    wanted = [text for text in (selection.subject, _SUBJECT_OF.get(selection.type)) if text]
     if not wanted:
         return ()
     found: tuple[str, ...] = STREAM_SUBJECTS

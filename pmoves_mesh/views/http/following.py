@@ -25,7 +25,7 @@ from pmoves_mesh.views.http.facade import FACADE
 LAST_EVENT_ID: Final = "Last-Event-ID"
 
 _BEHIND_S: Final = 30.0
-_COMMENT_S: Final = 10.0
+_COMMENT_S: Final = 15.0
 _RETRY_MS: Final = (1000, 3000)
 _HEADERS: Final = {hdrs.CONTENT_TYPE: events.EVENT_STREAM, "X-Accel-Buffering": "no"}
 

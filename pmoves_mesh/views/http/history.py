@@ -138,16 +138,16 @@ def _events_wanted(request: web.Request) -> EventsWanted:
 def _selection(request: web.Request) -> Selection:
     instance_id = request.query.get("id", "").strip()
     return Selection(
-        subject=_subject(request, "subject"),
-        type=_subject(request, "type"),
+        subject=_subject(request),
+        type=request.query.get("type", "").strip(),
         node=inputs.parse_name(request, "node") or "",
         service=inputs.parse_name(request, "service") or "",
         id=parse_instance_id(instance_id) if instance_id else "",
     )
 
 
-def _subject(request: web.Request, parameter: str) -> str:
-    text = request.query.get(parameter, "").strip()
+def _subject(request: web.Request) -> str:
+    text = request.query.get("subject", "").strip()
     tokens = text.split(".")
     if text and (
         len(text) > _SUBJECT_MAX
@@ -157,7 +157,7 @@ def _subject(request: web.Request, parameter: str) -> str:
         or not all(tokens)
         or ">" in tokens[:-1]
     ):
-        raise InvalidFieldError(parameter, f"{shown(text)} is no subject, such as service.registry.*")
+        raise InvalidFieldError("subject", f"{shown(text)} is no subject, such as service.registry.*")
     return text
 
 
@@ -208,7 +208,7 @@ ROUTES: Final = (
             Parameter(name="after", type=AskedPosition, meaning="Only events behind this position."),
             Parameter(name="before", type=AskedPosition, meaning="Only events ahead of this position."),
             Parameter(name="subject", type=str, meaning="Only these subjects, such as `service.registry.*`."),
-            Parameter(name="type", type=str, meaning="Only this type, such as `mesh.node.lost.v1`."),
+            Parameter(name="type", type=str, meaning="Only this type, such as `registered`."),
             Parameter(name="node", type=AskedLabelIfAny, meaning="Only events about this node."),
             Parameter(name="service", type=AskedLabelIfAny, meaning="Only events about this service."),
             Parameter(name="id", type=AskedId, meaning="Only events about this instance."),
