@@ -13,8 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from agents import AgentProcess, Mesh, eventually, mesh_in, note
+from agents import AgentProcess, Mesh, mesh_in, note
 from browser import WAIT_MS, Scheme, Tab, browsing, chromium, tab
+from console_hosts import empty, two_hosts
 from http_support import own_address
 from playwright.async_api import Browser, Locator, expect
 from ports import free_port
@@ -25,7 +26,10 @@ WITHIN_S = 1.0
 NAMED = {"button", "link", "textbox", "searchbox", "combobox", "slider", "tab", "meter", "img", "dialog"}
 expect.set_options(timeout=WAIT_MS)
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
+pytestmark = [
+    pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
+    pytest.mark.xdist_group("console"),
+]
 
 
 @dataclass
@@ -51,12 +55,29 @@ async def browser() -> AsyncIterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Two agents, for all tests that leave them as they were."""
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as mesh:
+        yield mesh
+
+
 @pytest.fixture
-async def watched(tmp_path: Path, browser: Browser) -> AsyncIterator[Watched]:
-    with mesh_in(tmp_path) as mesh:
-        alpha, beta = mesh.started("alpha"), mesh.started("beta")
-        eventually(lambda: len(beta.get("/api/nodes").body["nodes"]) == 2, "both nodes are known")
-        yield Watched(mesh, alpha, beta, browser, await tab(browser, beta.url))
+async def watched(hosts: Mesh, browser: Browser) -> AsyncIterator[Watched]:
+    yield await watching(hosts, browser)
+    empty(hosts)
+
+
+@pytest.fixture
+async def doomed(tmp_path: Path, browser: Browser) -> AsyncIterator[Watched]:
+    """Two agents, for a test that ends one of them."""
+    with two_hosts(tmp_path) as mesh:
+        yield await watching(mesh, browser)
+
+
+async def watching(mesh: Mesh, browser: Browser) -> Watched:
+    alpha, beta = mesh.agents.values()
+    return Watched(mesh, alpha, beta, browser, await tab(browser, beta.url))
 
 
 @contextmanager
@@ -114,13 +135,21 @@ async def test_a_node_is_a_card_with_what_it_has_and_its_services(watched: Watch
     watched.alpha.register("ollama", port=11434, capabilities=["llm"])
     await watched.tab.go()
     card = watched.tab.page.get_by_role("article", name="alpha")
-    for text in ("alive", "docked", "held", "core", "CPU", "Memory", "ollama", "signed by node alpha"):
+    for text in ("alive", "docked", "held", "core", "CPU", "Memory", "ollama", "signed by itself"):
         await expect(card).to_contain_text(text)
     await expect(card.get_by_role("meter", name="CPU")).to_be_visible()
     await expect(watched.tab.page.get_by_role("img", name="2 nodes.")).to_be_visible()
-    watched.alpha.kill()
-    await expect(card).to_contain_text("lost", timeout=2 * WAIT_MS)
     watched.tab.is_clean()
+
+
+async def test_a_node_that_is_lost_is_shown_as_lost_and_so_are_its_instances(doomed: Watched):
+    doomed.alpha.register("ollama", port=11434)
+    await doomed.tab.go()
+    card = doomed.tab.page.get_by_role("article", name="alpha")
+    await expect(card).to_contain_text("alive")
+    doomed.alpha.kill()
+    await expect(card).to_contain_text("lost", timeout=2 * WAIT_MS)
+    await expect(card.get_by_role("link", name="ollama")).to_contain_text("node lost")
 
 
 async def test_markup_in_metadata_stays_text(watched: Watched):
@@ -219,19 +248,19 @@ async def test_from_another_host_a_wrong_token_is_refused_with_the_agents_own_li
         assert here.hosts == {url.partition("//")[2]}
 
 
-async def test_a_replica_that_is_cut_off_says_so_and_then_takes_it_back(watched: Watched):
-    watched.alpha.register("hi-rag", port=8086)
-    await watched.tab.go("services")
-    await watched.shows("hi-rag")
-    stale = watched.tab.page.locator("#banners").get_by_text("This replica is stale.")
+async def test_a_replica_that_is_cut_off_says_so_and_then_takes_it_back(doomed: Watched):
+    doomed.alpha.register("hi-rag", port=8086)
+    await doomed.tab.go("services")
+    await doomed.shows("hi-rag")
+    stale = doomed.tab.page.locator("#banners").get_by_text("This replica is stale.")
     await expect(stale).to_have_count(0)
-    watched.mesh.server.kill()
+    doomed.mesh.server.kill()
     await expect(stale).to_contain_text("NATS cannot be reached, so what you see may be out of date.")
-    await watched.shows("hi-rag")
-    watched.mesh.server.start()
+    await doomed.shows("hi-rag")
+    doomed.mesh.server.start()
     await expect(stale).to_have_count(0, timeout=2 * WAIT_MS)
-    watched.beta.kill()
-    await expect(watched.tab.page.get_by_text("This agent does not answer.")).to_be_visible()
+    doomed.beta.kill()
+    await expect(doomed.tab.page.get_by_text("This agent does not answer.")).to_be_visible()
 
 
 async def test_what_is_told_to_a_screen_reader_is_what_has_changed(watched: Watched):

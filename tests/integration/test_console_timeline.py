@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from agents import AgentProcess, eventually, mesh_in
+from agents import AgentProcess, Mesh, eventually
 from browser import WAIT_MS, Tab, browsing, chromium, tab
+from console_hosts import empty, two_hosts
 from playwright.async_api import Locator, Page, expect
 
 expect.set_options(timeout=WAIT_MS)
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
+pytestmark = [
+    pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
+    pytest.mark.xdist_group("console-timeline"),
+]
 
 
 class Story:
@@ -38,12 +41,18 @@ class Story:
         return table.get_by_role("row").filter(has=self.page.get_by_role("button", name=service))
 
 
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    with two_hosts(tmp_path_factory.mktemp("hosts")) as mesh:
+        yield mesh
+
+
 @pytest.fixture
-async def story(tmp_path: Path) -> AsyncIterator[Story]:
-    with mesh_in(tmp_path) as mesh:
-        alpha, beta = mesh.started("alpha"), mesh.started("beta")
-        async with browsing() as browser:
-            yield Story(alpha, beta, await tab(browser, beta.url))
+async def story(hosts: Mesh) -> AsyncIterator[Story]:
+    alpha, beta = hosts.agents.values()
+    async with browsing() as browser:
+        yield Story(alpha, beta, await tab(browser, beta.url))
+    empty(hosts)
 
 
 async def test_every_event_is_listed_as_it_comes_with_its_verified_signature(story: Story):

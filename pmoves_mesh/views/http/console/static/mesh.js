@@ -156,7 +156,7 @@ function card(item) {
         "footer",
         {},
         h("a", { href: listOf(node) }, count(instances.length, "instance")),
-        h("span", { class: "quiet" }, node.verified ? `signed by ${identity(node.signer)}` : "unsigned"),
+        h("span", { class: "quiet" }, signed(node)),
         own && !item.past && maintenance(node, instances),
       ),
     ),
@@ -176,11 +176,20 @@ function leaseOf({ node, lease }) {
     : `held, ${seen}`;
 }
 
+/** Returns whom a node reaches; why it does not reach another stands below the drawing too. */
 function reaches(lease) {
   const ways = Object.entries(lease?.reaches ?? {});
-  return ways.length
-    ? ways.map(([name, problem]) => mark(problem ? "bad" : "good", problem ? `${name}: ${problem}` : name))
-    : null;
+  const marks = ways.map(([name, problem]) =>
+    problem ? mark("bad", `not ${name}`, problem) : mark("good", name),
+  );
+  return marks.length ? marks : null;
+}
+
+/** Returns who signed what a node announced. */
+function signed(node) {
+  const by = identity(node.signer);
+  if (!node.verified) return "unsigned";
+  return by === `node ${node.name}` ? "signed by itself" : `signed by ${by}`;
 }
 
 function loadOf(load) {
