@@ -20,6 +20,7 @@ from http_support import own_address
 from playwright.async_api import Browser, Locator, expect
 from ports import free_port
 
+NOBODY = "2001:db8::9"
 TOKEN = "letter-of-credence"
 VIEWS = ("mesh", "services", "timeline", "trust")
 WITHIN_S = 1.0
@@ -150,6 +151,18 @@ async def test_a_node_that_is_lost_is_shown_as_lost_and_so_are_its_instances(doo
     doomed.alpha.kill()
     await expect(card).to_contain_text("lost", timeout=2 * WAIT_MS)
     await expect(card.get_by_role("link", name="ollama")).to_contain_text("node lost")
+
+
+async def test_a_way_that_is_not_open_is_drawn_and_said(tmp_path: Path, browser: Browser):
+    with mesh_in(tmp_path) as mesh:
+        beta = mesh.started("beta", ANNOUNCE_SEC="1")
+        mesh.started("alpha", ANNOUNCE_SEC="1", PMOVES_ADVERTISE_HOST=NOBODY)
+        here = await tab(browser, beta.url)
+        await here.go()
+        told = here.page.get_by_role("listitem").filter(has_text="beta does not reach alpha:")
+        await expect(told).to_be_visible(timeout=2 * WAIT_MS)
+        await expect(here.page.locator(".ways path.bad")).not_to_have_count(0)
+        await expect(here.page.get_by_role("article", name="beta")).to_contain_text("not alpha")
 
 
 async def test_markup_in_metadata_stays_text(watched: Watched):

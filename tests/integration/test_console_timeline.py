@@ -152,3 +152,41 @@ async def test_for_a_moment_before_the_stream_the_agents_own_line_is_shown(story
     detail = story.beta.get("/api/diff", **{"from": "999d"}).body["detail"]
     alert = story.page.get_by_role("tabpanel").get_by_role("alert")
     await expect(alert).to_contain_text(detail[:20])
+
+
+async def test_the_keyboard_reaches_all_of_the_timeline(story: Story):
+    page = story.page
+    await story.here.go("timeline")
+    await expect(story.event(story.ended)).to_be_visible()
+    await page.get_by_role("heading", name="Timeline").focus()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("button", name="One event back")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#banners .past")).to_contain_text("as it was")
+    for control in (
+        page.get_by_role("button", name="One event on"),
+        page.get_by_role("button", name="Now", exact=True),
+        page.get_by_role("combobox", name="Slider shows"),
+        page.get_by_role("slider", name="Moment"),
+        page.get_by_role("tab", name="Events"),
+    ):
+        await page.keyboard.press("Tab")
+        await expect(control).to_be_focused()
+    await page.keyboard.press("ArrowRight")
+    await expect(page.get_by_role("tab", name="Registry then")).to_be_focused()
+    await expect(story.row_then("whisper")).to_be_visible()
+    await page.keyboard.press("ArrowLeft")
+    for name in ("Subject", "Type", "Node", "Service"):
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("combobox", name=name, exact=True)).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("tabpanel").get_by_label("Id", exact=True)).to_be_focused()
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Tab")
+    await expect(page.locator("button.open:focus")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await expect(
+        page.get_by_role("complementary", name="Event").get_by_role("heading", level=2)
+    ).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("button.open:focus")).to_have_count(1)
