@@ -333,7 +333,10 @@ class Historian(Protocol):
         """Returns the answer to a question."""
 
     def follow(self, wanted: EventsFollowed) -> AsyncGenerator[Sequence[Told], None]:
-        """Yields events as they come, in groups, without end; none is sent before the last was taken."""
+        """Yields events as they come, in groups, without end; none is sent before the last was taken.
+
+        The first group comes at once, may be empty, and says that nothing is missed from now on.
+        """
 
 
 class Surveyor(Protocol):

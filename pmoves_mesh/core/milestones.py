@@ -27,7 +27,7 @@ def due_positions(position: int, kept: Kept, places: Sequence[Place]) -> list[in
     The first is made early, wherever the stream is: its beginning is soon forgotten if it is a repetition.
     """
     step, there = step_of(kept), {place.position for place in places if joins(place, kept)}
-    begin = max(kept.first, *there, 1) if there else max(kept.first, 1)
+    begin = min(there) if there and kept.first > 1 else max(kept.first, 1)
     found = [due for due in range(-(-begin // step) * step, position + 1, step) if due not in there]
     return found if found or there or position < kept.first else [position]
 

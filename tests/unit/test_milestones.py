@@ -25,6 +25,8 @@ def test_they_stand_at_multiples_of_a_step():
 def test_what_is_there_already_is_not_due():
     whole = kept(1, 3 * STEP)
     assert due_positions(whole.last, whole, [place(STEP)]) == [2 * STEP, 3 * STEP]
+    assert due_positions(whole.last, whole, [place(3 * STEP)]) == [STEP, 2 * STEP]
+    assert due_positions(whole.last, kept(7, whole.last), [place(2 * STEP)]) == [3 * STEP]
     assert due_positions(whole.last, whole, [place(STEP * step) for step in (1, 2, 3)]) == []
 
 

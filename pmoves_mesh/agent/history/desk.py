@@ -112,11 +112,22 @@ class HistoryDesk:
             with self._handed_in() as (number, queue):
                 await self._start()
                 self._hand_over(number, wanted)
+                yield await self._begun(number, queue)
                 while True:
                     yield _answered(await queue.get())
                     self._send(Taken(number=number))
         finally:
             self._followers -= 1
+
+    async def _begun(self, number: int, queue: asyncio.Queue[FromWorker]) -> Sequence[Told]:
+        """Returns the first group of what is followed."""
+        try:
+            async with asyncio.timeout(_START_S):
+                begin = _answered(await queue.get())
+        except TimeoutError:
+            raise LogUnavailable(f"the events were not told within {_START_S:.0f} s") from None
+        self._send(Taken(number=number))
+        return begin
 
     async def _asked(self, question: Question, within_s: float) -> Told:
         with self._handed_in() as (number, queue):

@@ -72,6 +72,8 @@ class Showing:
     async def follow(self, wanted: EventsFollowed) -> AsyncGenerator[list[EventView], None]:
         """Yields the events that a reader wants as they come, in groups, without end.
 
+        The first group is empty: it says that nothing is missed from now on.
+
         Raises:
             LogUnavailable: if the log cannot be reached, or no more.
         """
@@ -80,6 +82,7 @@ class Showing:
         subjects = subjects_of(wanted.selection)
         after = kept.last if wanted.after is None else max(min(wanted.after, kept.last), kept.first - 1)
         filtered = () if subjects == ("",) else subjects
+        yield []
         async with aclosing(self._past.follow(after, filtered)) as groups:
             async for messages in groups:
                 chosen = [

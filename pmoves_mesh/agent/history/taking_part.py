@@ -14,6 +14,7 @@ from pmoves_mesh.agent.history.desk import HistoryDesk
 from pmoves_mesh.agent.history.frames import Setup
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.trusted import identity_files
+from pmoves_mesh.config import Config
 from pmoves_mesh.core.history import KeepUpTo
 from pmoves_mesh.core.milestones import STEP
 from pmoves_mesh.errors import LogError
@@ -63,6 +64,22 @@ class Keeper:
             await self._desk.ask(KeepUpTo(position=self._replica.position))
 
 
+def setup_of(config: Config) -> Setup:
+    """Returns what the process that tells of the past must know of this node."""
+    certificate, key = identity_files(config)
+    # Not the name of the agent's own connection, whose end tells the mesh that the node is gone.
+    nats = replace(nats_settings(config), name=f"pmoves-mesh-history {config.node}")
+    return Setup(
+        mesh=config.mesh,
+        node=config.node,
+        nats=nats,
+        tls_dir=config.tls_dir,
+        certificate=certificate,
+        key=key,
+        accept_unsigned=config.accept_unsigned,
+    )
+
+
 def history_of(
     ground: Ground, replica: Replica
 ) -> tuple[HistoryDesk, tuple[Callable[[], Coroutine[Any, Any, None]], ...]]:
@@ -70,20 +87,6 @@ def history_of(
 
     The second one is for nodes that have joined the mesh.
     """
-    config = ground.config
-    certificate, key = identity_files(config)
-    # Not the name of the agent's own connection, whose end tells the mesh that the node is gone.
-    nats = replace(nats_settings(config), name=f"pmoves-mesh-history {config.node}")
-    desk = HistoryDesk(
-        Setup(
-            mesh=config.mesh,
-            node=config.node,
-            nats=nats,
-            tls_dir=config.tls_dir,
-            certificate=certificate,
-            key=key,
-            accept_unsigned=config.accept_unsigned,
-        )
-    )
+    desk = HistoryDesk(setup_of(ground.config))
     keeper = Keeper(desk, NatsCheckpoints(ground.connection), replica, ground.clock)
     return desk, (desk.run, keeper.run)

@@ -33,23 +33,40 @@ _random: Final = secrets.SystemRandom()
 
 
 async def follow(request: web.Request, historian: Historian, wanted: EventsFollowed) -> web.StreamResponse:
-    """Tells a reader of events for as long as it takes them."""
+    """Tells a reader of events for as long as it takes them.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached, before anything was said.
+        HistoryBusyError: if too many follow.
+    """
     replica = request.app[FACADE].replica
     response = web.StreamResponse(headers=_HEADERS)
-    with suppress(ConnectionError):  # it may go whenever it likes
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        try:
-            await _write(response, events.retry(_random.randint(*_RETRY_MS)) + _comment(replica))
-            async with aclosing(historian.follow(wanted)) as groups:
-                await _tell(response, replica, groups)
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()  # it has no room for a farewell
-        except LogUnavailable:
-            await _write(response, events.end("away", replica.position))
+    async with aclosing(historian.follow(wanted)) as groups:
+        begin = await anext(groups)
+        with suppress(ConnectionError):  # it may go whenever it likes
+            await response.prepare(request)
+            if request.method != "HEAD":
+                head = events.retry(_random.randint(*_RETRY_MS)) + _comment(replica) + _frames(begin)
+                await _told(request, response, groups, head)
     return response
+
+
+async def _told(
+    request: web.Request,
+    response: web.StreamResponse,
+    groups: AsyncGenerator[Sequence[Told], None],
+    head: bytes,
+) -> None:
+    """Passes events on until either side ends; a reader that is too slow gets no farewell."""
+    replica = request.app[FACADE].replica
+    try:
+        await _write(response, head)
+        await _tell(response, replica, groups)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+    except LogUnavailable:
+        await _write(response, events.end("away", replica.position))
 
 
 async def _tell(
@@ -70,7 +87,11 @@ async def _tell(
             if not coming.done():
                 coming.cancel()
                 await asyncio.wait((coming,))
-        await _write(response, b"".join(events.event("event", one.position, one.body) for one in told))
+        await _write(response, _frames(told))
+
+
+def _frames(told: Sequence[Told]) -> bytes:
+    return b"".join(events.event("event", one.position, one.body) for one in told)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
