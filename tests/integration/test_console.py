@@ -276,6 +276,17 @@ async def test_a_replica_that_is_cut_off_says_so_and_then_takes_it_back(doomed: 
     await expect(doomed.tab.page.get_by_text("This agent does not answer.")).to_be_visible()
 
 
+async def test_a_timeline_that_cannot_be_read_says_why_and_comes_once_it_can(doomed: Watched):
+    doomed.alpha.register("hi-rag", port=8086)
+    doomed.mesh.server.kill()
+    await doomed.tab.go("timeline")
+    events = doomed.tab.page.get_by_role("tabpanel", name="Events")
+    await expect(events.get_by_role("alert")).not_to_be_empty()
+    doomed.mesh.server.start()
+    await expect(events.get_by_role("row").filter(has_text="hi-rag")).to_be_visible(timeout=2 * WAIT_MS)
+    await expect(events.get_by_role("alert")).to_have_count(0)
+
+
 async def test_what_is_told_to_a_screen_reader_is_what_has_changed(watched: Watched):
     said = watched.tab.page.locator("#said")
     await watched.tab.go("services")

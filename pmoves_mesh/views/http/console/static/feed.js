@@ -2,10 +2,11 @@
 
 import { get, route } from "./api.js";
 import { framed } from "./dom.js";
-import { stream } from "./live.js";
+import { pause, stream } from "./live.js";
 
 const FIRST = 200;
 const OLDER = 500;
+const AGAIN_MS = 2000;
 const KEPT_MAX = 50_000;
 
 /** The events that match, the latest first, until it is closed. */
@@ -28,9 +29,14 @@ export class Feed {
     this.begin();
   }
 
+  /** Reads the latest, again and again while the agent cannot tell, and then follows. */
   async begin() {
-    const body = await this.read({ order: "desc", limit: FIRST });
-    if (!body) return;
+    let body = null;
+    while (!(body = await this.read({ order: "desc", limit: FIRST }))) {
+      if (this.ending.signal.aborted) return;
+      await pause(AGAIN_MS);
+    }
+    if (this.ending.signal.aborted) return;
     this.events = body.events;
     this.go(body);
     const after = body.last?.position ?? this.events[0]?.position ?? 0;
