@@ -1,8 +1,8 @@
 """Takes the pictures of the console in docs/screenshots/, of a made-up mesh whose time stands still.
 
-    python tests/screenshots.py
+    python tests/screenshots.py [FOLDER]
 
-A picture carries what the page showed and of which files it was made: it is written anew only when that
+A picture carries a digest of what the page showed, and in which style: it is written anew only when that
 is another. Keys, and so fingerprints, differ from run to run, and count for nothing.
 """
 
@@ -35,7 +35,8 @@ from pmoves_mesh.views.http.console import pages  # noqa: E402
 PICTURES: Final = TESTS.parent / "docs" / "screenshots"
 WIDTH: Final = 1280
 HEIGHT: Final = 800
-RANDOM: Final = re.compile(r"\b[0-9a-f]{16,64}\b")
+# Fingerprints, and the ends of the slider, which are the true time's.
+RANDOM: Final = re.compile(r"\b([0-9a-f]{16,64}|[0-9]{13}|step=\"[0-9]+)\b")
 
 Step = Callable[[Page], Awaitable[Any]]
 
@@ -71,9 +72,9 @@ VIEWS: Final[dict[str, tuple[str, Scheme, Step]]] = {
 }
 
 
-async def main() -> None:
-    """Takes all pictures."""
-    PICTURES.mkdir(exist_ok=True)
+async def main(folder: Path = PICTURES) -> None:
+    """Takes all pictures, and says of each what became of it."""
+    folder.mkdir(exist_ok=True)
     clock = StoryClock()
     with tempfile.TemporaryDirectory() as directory:
         async with served(Path(directory), clock=clock) as mesh, browsing() as browser:
@@ -87,12 +88,13 @@ async def main() -> None:
                 clock=clock,
             )
             async with serving(facade, HOST, 0) as port:
-                for name, (view, scheme, step) in VIEWS.items():
-                    told = await picture(browser, f"http://{HOST}:{port}", name, view, scheme, step)
+                for name, view in VIEWS.items():
+                    path = folder / f"{name}.png"
+                    told = await picture(browser, f"http://{HOST}:{port}", path, *view)
                     sys.stdout.write(f"{name} {told}\n")
 
 
-async def picture(browser: Browser, url: str, name: str, view: str, scheme: Scheme, step: Step) -> str:
+async def picture(browser: Browser, url: str, path: Path, view: str, scheme: Scheme, step: Step) -> str:
     """Takes one picture, and returns what became of it."""
     opened: Tab = await tab(browser, url, scheme, timezone_id="UTC")
     page = opened.page
@@ -104,8 +106,7 @@ async def picture(browser: Browser, url: str, name: str, view: str, scheme: Sche
     await page.wait_for_load_state("load")
     await page.wait_for_timeout(1500)  # until what is read now and then has been read
     opened.is_clean()
-    path = PICTURES / f"{name}.png"
-    source = digest(await page.inner_text("body"))
+    source = digest(await page.evaluate("document.body.outerHTML"))
     shown = await page.screenshot(animations="disabled", caret="hide")
     await page.context.close()
     if path.exists() and is_of(path.read_bytes(), source):
@@ -114,13 +115,14 @@ async def picture(browser: Browser, url: str, name: str, view: str, scheme: Sche
     return f"is taken, {path.stat().st_size // 1024} KiB"
 
 
-def digest(text: str) -> str:
-    """Returns what stands for a page's text, and for the files that make it."""
-    made = hashlib.sha256(RANDOM.sub("", text).encode())
+def digest(shown: str) -> str:
+    """Returns what stands for a page: its elements as they are, and what gives them their looks."""
+    made = hashlib.sha256(RANDOM.sub("", shown).encode())
     for name, file in sorted(pages.load().items()):
-        made.update(name.encode() + file.plain)
+        if not name.endswith((".js", ".html")):
+            made.update(name.encode() + file.plain)
     return made.hexdigest()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*map(Path, sys.argv[1:])))

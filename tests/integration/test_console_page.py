@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from agents import mesh_in
+from browser import chromium
 from pages import DOCS, snippets
 
 PAGE = (DOCS / "console.md").read_text()
@@ -42,3 +45,14 @@ def test_every_picture_says_in_words_what_it_shows():
     assert not [
         alt for alt, _ in re.findall(r"!\[(.*?)\]\((screenshots/.*?)\)", PAGE) if len(alt.split()) < 5
     ]
+
+
+@pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
+def test_the_pictures_are_taken_by_one_command_and_no_second_time_for_nothing(tmp_path: Path):
+    command = [sys.executable, str(DOCS.parent / "tests" / "screenshots.py"), str(tmp_path)]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+        for _ in range(2)
+    )
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in PICTURES.iterdir()}
+    assert first.count("is taken") == second.count("is as it was") == len(list(PICTURES.iterdir()))
