@@ -45,6 +45,13 @@ async def nothing(_: Page) -> None:
     """Leaves a view as it opens."""
 
 
+async def read_on(page: Page) -> None:
+    """Shows the lower part of an instance: who signed it, and its history."""
+    panel = page.get_by_role("complementary", name="Instance")
+    await panel.get_by_text("model is loading").nth(1).wait_for()
+    await panel.evaluate("panel => panel.scrollTo(0, 395)")
+
+
 async def look_back(page: Page) -> None:
     """Moves the slider to a moment at which something was wrong."""
     await page.get_by_label("Slider shows").select_option("the whole stream")
@@ -65,7 +72,7 @@ async def compare(page: Page) -> None:
 VIEWS: Final[dict[str, tuple[str, Scheme, Step]]] = {
     "mesh": ("mesh", "light", nothing),
     "mesh-dark": ("mesh", "dark", nothing),
-    "services": ("services?open=ollama/gpu-box/ollama-1", "light", nothing),
+    "services": ("services?open=ollama/gpu-box/ollama-1", "light", read_on),
     "timeline": ("timeline", "light", look_back),
     "difference": ("timeline", "light", compare),
     "trust": ("trust", "dark", nothing),
