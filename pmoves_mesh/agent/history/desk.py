@@ -28,14 +28,9 @@ from pmoves_mesh.agent.history.frames import (
     frame,
     read_answer,
 )
-from pmoves_mesh.core.history import EventsFollowed, KeepUpTo, Question, Told
-from pmoves_mesh.errors import (
-    BeforeHistoryError,
-    HistoryBusyError,
-    InvalidFieldError,
-    LogUnavailable,
-    MeshError,
-)
+from pmoves_mesh.core.history import EventsFollowed, HistoryBusyError, KeepUpTo, Question, Told
+from pmoves_mesh.core.moments import BeforeHistoryError
+from pmoves_mesh.errors import InvalidFieldError, LogUnavailable, MeshError
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -53,7 +48,7 @@ _PIPE_BYTES: Final = 2**20
 
 
 class HistoryDesk:
-    """Asks the process, and restarts it when it has ended; implements `ports.Historian`."""
+    """Asks the process, and restarts it when it has ended; implements `facade.Historian`."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -92,7 +87,7 @@ class HistoryDesk:
                 self._wanted.clear()
 
     async def ask(self, question: Question) -> Told:
-        """Returns the answer to a question; see `ports.Historian`."""
+        """Returns the answer to a question; see `facade.Historian`."""
         if isinstance(question, KeepUpTo):
             return await self._asked(question, _KEEP_S)
         if self._questions >= QUESTIONS_MAX:
@@ -104,7 +99,7 @@ class HistoryDesk:
             self._questions -= 1
 
     async def follow(self, wanted: EventsFollowed) -> AsyncGenerator[Sequence[Told], None]:
-        """Yields events as they come; see `ports.Historian`."""
+        """Yields events as they come; see `facade.Historian`."""
         if self._followers >= FOLLOWERS_MAX:
             raise HistoryBusyError("readers that follow the events", FOLLOWERS_MAX)
         self._followers += 1
