@@ -45,6 +45,7 @@ _IDLE_S: Final = 60.0
 _END_S: Final = 1.0
 _WAITING_MAX: Final = 2
 _PIPE_BYTES: Final = 2**20
+_ENDED: Final = "Ended"
 
 
 class HistoryDesk:
@@ -80,7 +81,7 @@ class HistoryDesk:
                 self._up.clear()
                 self._process = None
                 for number in self._sent & self._waiting.keys():
-                    failed = Failed(number=number, kind="LogUnavailable", text="its process ended; ask again")
+                    failed = Failed(number=number, kind=_ENDED, text="its process ended; ask again")
                     _put_last(self._waiting[number], failed)
                 self._sent.clear()
             if not self._waiting:
@@ -125,14 +126,21 @@ class HistoryDesk:
         return begin
 
     async def _asked(self, question: Question, within_s: float) -> Told:
+        """Returns an answer; a question whose process ended meanwhile is asked once more."""
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await self._once(question)
+                if isinstance(answer, Failed) and answer.kind == _ENDED:
+                    answer = await self._once(question)
+        except TimeoutError:
+            raise LogUnavailable(f"the past was not told within {within_s:.0f} s") from None
+        return _answered(answer)[0]
+
+    async def _once(self, question: Question) -> FromWorker:
         with self._handed_in() as (number, queue):
-            try:
-                async with asyncio.timeout(within_s):
-                    await self._start()
-                    self._hand_over(number, question)
-                    return _answered(await queue.get())[0]
-            except TimeoutError:
-                raise LogUnavailable(f"the past was not told within {within_s:.0f} s") from None
+            await self._start()
+            self._hand_over(number, question)
+            return await queue.get()
 
     @contextmanager
     def _handed_in(self) -> Iterator[tuple[int, asyncio.Queue[FromWorker]]]:
