@@ -222,8 +222,8 @@ ROUTES: Final = (
             Parameter(
                 name=following.LAST_EVENT_ID,
                 where="header",
-                type=AskedPosition,
-                meaning="For a stream: go on behind this position.",
+                type=str,
+                meaning="For a stream: go on behind this position; what is none counts as absent.",
             ),
         ),
     ),
