@@ -16,7 +16,7 @@ CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
-.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect first-run-multi-host registry-sync nats-tls-setup test simulate lint bench lock
+.PHONY: help up down join registry-status mesh-setup mesh-status mesh-disconnect first-run-multi-host registry-sync nats-tls-setup test simulate lint bench screenshots lock
 .DELETE_ON_ERROR:
 
 help: ## Show these targets
@@ -87,6 +87,9 @@ lint: $(DEV) ## Check style, types, who imports whom, secrets in the tree and vu
 
 bench: $(DEV) ## Measure against the figures in DESIGN.md
 	@$(BIN)/python -m benchmarks
+
+screenshots: $(DEV) ## Take the pictures in docs/screenshots/ anew, those that would show something else
+	@$(BIN)/python tests/screenshots.py
 
 lock: $(CREATED) ## Pin the dependencies anew (UV_FLAGS=--upgrade takes the newest)
 	@$(PIP) install 'uv>=0.9'

@@ -106,34 +106,6 @@ class NothingKnownError(MeshError):
         super().__init__("not known here, but this replica has not seen the mesh yet")
 
 
-class BeforeHistoryError(MeshError):
-    """Somebody asked for a moment of which the stream no longer tells everything.
-
-    Attributes:
-        from_position: the first position of which it does.
-        from_time: when the stream took that, ISO 8601, UTC.
-    """
-
-    def __init__(self, field: str, from_position: int, from_time: str) -> None:
-        self.field = field
-        self.from_position = from_position
-        self.from_time = from_time
-        super().__init__(
-            f"{field}: the past is known from position {from_position} on, of {from_time or 'no time yet'}"
-        )
-
-
-class HistoryBusyError(MeshError):
-    """So many already ask for the past here that one more would keep them waiting."""
-
-    retryable = True
-
-    def __init__(self, what: str, limit: int) -> None:
-        self.what = what
-        self.limit = limit
-        super().__init__(f"at most {limit} {what} at a time; ask again in a moment")
-
-
 class ProtocolError(MeshError):
     """An event could not be built or understood."""
 

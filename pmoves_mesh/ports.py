@@ -7,9 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from pmoves_mesh.core.checkpoint import Place
 from pmoves_mesh.core.envelope import SealedEvent
-from pmoves_mesh.core.history import EventsFollowed, Question, Told
 from pmoves_mesh.core.load import LoadView
 from pmoves_mesh.core.model import Instance, InstanceKey
 from pmoves_mesh.core.names import HealthStatus
@@ -140,22 +138,6 @@ class Bucket(Protocol):
 
     def load(self, pattern: str = ">") -> AsyncIterator[BucketEntry]:
         """Yields the latest value of every key that matches `pattern`, once, then ends."""
-
-
-class Checkpoints(Protocol):
-    """The snapshots of the past that nodes made. Every method raises `LogUnavailable` as buckets do."""
-
-    async def listed(self) -> Sequence[Place]:
-        """Returns of what there are some, of this stream or another one, by their own account."""
-
-    async def read(self, place: Place) -> bytes | None:
-        """Returns the bytes of one; None if they are gone, or are not those that were written."""
-
-    async def write(self, place: Place, data: bytes) -> bool:
-        """Keeps one, unless there is one of that place, and returns whether it did."""
-
-    async def delete(self, place: Place) -> None:
-        """Removes one."""
 
 
 class Delivery(Protocol):
@@ -322,28 +304,14 @@ class Maintainer(Protocol):
         """Sets or lifts the mark of this whole node, and of whatever it registers meanwhile."""
 
 
-class Historian(Protocol):
-    """Who tells of the past, in its own time: nothing of this host waits for it.
-
-    Both methods raise `BeforeHistoryError` or `InvalidFieldError` if the moment is none of which it can
-    tell, `LogUnavailable` if the log cannot be reached, `HistoryBusyError` if too many ask.
-    """
-
-    async def ask(self, question: Question) -> Told:
-        """Returns the answer to a question."""
-
-    def follow(self, wanted: EventsFollowed) -> AsyncGenerator[Sequence[Told], None]:
-        """Yields events as they come, in groups, without end; none is sent before the last was taken.
-
-        The first group comes at once, may be empty, and says that nothing is missed from now on.
-        """
-
-
 class Surveyor(Protocol):
-    """Who finds out about nodes what they do not announce; both methods answer within a second."""
+    """Who finds out about nodes what they do not announce; all methods answer within a second."""
 
     async def loads(self, nodes: Collection[str]) -> Mapping[str, LoadView]:
         """Returns how much of each node is in use; those of which nothing is known are left out."""
+
+    async def looks(self, node: str) -> Mapping[str, str] | None:
+        """Returns whom a node tried to reach lately: nothing, or why it could not; None without a lease."""
 
     async def round_trips_ms(self, nodes: Collection[str]) -> Mapping[str, float]:
         """Returns the milliseconds to each node and back; those that do not answer are left out."""

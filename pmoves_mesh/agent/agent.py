@@ -190,8 +190,7 @@ async def _assemble(
     )
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
-    historian, (telling_of_past, keeping_past) = history_of(ground, replica)
-    readers["followers"] = lambda: historian.following
+    historian, past_loops = history_of(ground, replica, readers, link.once_joined)
     facade = replace(
         _facade(ground, voice, names, facts.describe),
         enroller=custody.enroller,
@@ -215,7 +214,7 @@ async def _assemble(
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
     looking = reachability.looping(config.announce_s)
     speaking = _speaking(ground, voice)
-    meeting = (link.tend, growth.run, keeping_past, reconciler.run, lease.run, looking)
+    meeting = (link.tend, growth.run, reconciler.run, lease.run, looking)
     joined = (*meeting, *speaking, *custody.joined_loops)
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
@@ -228,7 +227,7 @@ async def _assemble(
         *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),
-        telling_of_past,
+        *past_loops,
         *map(link.once_joined, (*joined, *watches, *micro)),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)

@@ -25,7 +25,15 @@ from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.trusted import identity_files, keeps_ca
 from pmoves_mesh.core.application import KINDS
-from pmoves_mesh.core.names import EVENTS, IDENTITIES, LEASES, REGISTRY, bucket_stream
+from pmoves_mesh.core.names import (
+    CHECKPOINTS,
+    EVENTS,
+    IDENTITIES,
+    LEASES,
+    REGISTRY,
+    bucket_stream,
+    object_stream,
+)
 from pmoves_mesh.errors import LogError, LogUnavailable, MeshError
 from pmoves_mesh.log import application, moving, replication
 from pmoves_mesh.log.connection import Connection
@@ -40,6 +48,7 @@ _LOOK_EVERY_S: Final = 5.0
 
 _OURS: Final = (
     *(bucket_stream(REGISTRY), bucket_stream(IDENTITIES)),
+    object_stream(CHECKPOINTS),
     *(kind.stream for kind in KINDS),
     EVENTS,  # the last: until it is there, no agent goes on
 )

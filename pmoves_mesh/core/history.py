@@ -17,6 +17,7 @@ from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.moments import Moment
 from pmoves_mesh.core.query import Filter, InstanceView, NodeView, iso
 from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.errors import MeshError
 
 _QUIET_OF_INSTANCES: Final = frozenset({"last_seen", "revision", "position", "health_output"})
 _QUIET_OF_NODES: Final = frozenset({"last_seen", "revision", "position", "gaps"})
@@ -175,6 +176,17 @@ class Told(Struct, frozen=True, kw_only=True):
 
     body: bytes
     position: int
+
+
+class HistoryBusyError(MeshError):
+    """So many already ask for the past here that one more would keep them waiting."""
+
+    retryable = True
+
+    def __init__(self, what: str, limit: int) -> None:
+        self.what = what
+        self.limit = limit
+        super().__init__(f"at most {limit} {what} at a time; ask again in a moment")
 
 
 class Changed(Struct, Generic[_View], frozen=True, kw_only=True):

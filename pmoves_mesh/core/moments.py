@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core.names import shown
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.errors import BeforeHistoryError, InvalidFieldError
+from pmoves_mesh.errors import InvalidFieldError, MeshError
 
 AHEAD_MAX_MS: Final = 5000
 """How far a reader's clock may be ahead of this host's: what it calls a moment ago is then now."""
@@ -24,6 +24,23 @@ _TEXT_MAX: Final = 40
 _DIGITS_MAX: Final = 18
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 _AGO: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+
+
+class BeforeHistoryError(MeshError):
+    """Somebody asked for a moment of which the stream no longer tells everything.
+
+    Attributes:
+        from_position: the first position of which it does.
+        from_time: when the stream took that, ISO 8601, UTC.
+    """
+
+    def __init__(self, field: str, from_position: int, from_time: str) -> None:
+        self.field = field
+        self.from_position = from_position
+        self.from_time = from_time
+        super().__init__(
+            f"{field}: the past is known from position {from_position} on, of {from_time or 'no time yet'}"
+        )
 
 
 class Moment(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -31,8 +31,32 @@ _CHUNKS: Final = f"$O.{CHECKPOINTS}.C."
 _DESCRIPTIONS: Final = f"$O.{CHECKPOINTS}.M."
 _CHUNK_BYTES: Final = 128 * 1024
 _BATCH_MAX: Final = 64
+_BYTES_MAX: Final = 512 * 2**20
 _ONCE: Final = {"Nats-Expected-Last-Subject-Sequence": "0"}
 _GONE: Final = {"Nats-Rollup": "sub", "Nats-TTL": "1s"}
+
+
+def configuration(max_age_s: float, max_bytes: int) -> dict[str, Any]:
+    """Returns how the stream behind the store differs from that of a bucket.
+
+    It forgets checkpoints when the events are forgotten. Objects are removed by roll-ups; whoever may write
+    one could empty the store with such a header, and what was lost is made anew.
+
+    Args:
+        max_age_s: seconds after which the events are forgotten.
+        max_bytes: of the events' own stream.
+    """
+    return {
+        "name": _STREAM,
+        "subjects": [f"{_CHUNKS}>", f"{_DESCRIPTIONS}>"],
+        "max_msgs_per_subject": -1,
+        "max_msg_size": 2 * _CHUNK_BYTES,
+        "max_age": int(max_age_s * 10**9),
+        "max_bytes": min(_BYTES_MAX, max_bytes),
+        "discard": "old",
+        "deny_purge": False,
+        "allow_rollup_hdrs": True,
+    }
 
 
 class _Description(Struct):
@@ -54,7 +78,7 @@ class _Description(Struct):
 
 
 class NatsCheckpoints:
-    """The objects of `MESH_CHECKPOINTS`; implements `ports.Checkpoints`.
+    """The objects of `MESH_CHECKPOINTS`; implements `replay.Checkpoints`.
 
     Where there is no such store, as in a mesh whose owner runs an earlier release, it is as if it were
     empty, and nothing can be kept.

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from pmoves_mesh.core import names
 from pmoves_mesh.core.event import STREAM_SUBJECTS
-from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream, object_stream
+from pmoves_mesh.core.names import EVENT_BYTES_MAX, bucket_stream
 from pmoves_mesh.errors import ForeignStream, LogUnavailable, RightMissing, ServerTooOld, StreamInTheWay
-from pmoves_mesh.log import api, replication
+from pmoves_mesh.log import api, checkpoints, replication
 from pmoves_mesh.log.api import ConsumerInfo, Done, Refused, StreamInfo, StreamNames, call
 from pmoves_mesh.log.connection import Connection
 from pmoves_mesh.log.replication import replicas_wanted
@@ -27,7 +27,6 @@ EVENTS: Final = names.EVENTS
 REGISTRY: Final = names.REGISTRY
 IDENTITIES: Final = names.IDENTITIES
 LEASES: Final = names.LEASES
-CHECKPOINTS: Final = names.CHECKPOINTS
 MATERIALISER: Final = names.MATERIALISER
 WITNESS: Final = names.WITNESS
 
@@ -42,8 +41,6 @@ _HEADERS_BYTES_MAX: Final = 4096
 _RECORD_BYTES_MAX: Final = 2 * EVENT_BYTES_MAX
 _LEASE_BYTES_MAX: Final = 16 * 1024
 _LEASES_BYTES_MAX: Final = 64 * 2**20
-_CHUNK_BYTES_MAX: Final = 256 * 1024
-_CHECKPOINTS_BYTES_MAX: Final = 512 * 2**20
 _DEDUP_WINDOW_S: Final = 120
 _MARKER_TTL_S: Final = 600
 _ACK_WAIT_S: Final = 30
@@ -121,7 +118,8 @@ async def ensure(
         await _ensure_stream(session, bucket, known)
     with suppress(LogUnavailable):  # a node can join without, and `ensure_leases` is tried again and again
         await _ensure_leases(session, _leases(identity, limits), known)
-    await _ensure_checkpoints(session, _checkpoints(identity, limits), known)
+    store = checkpoints.configuration(limits.max_age_s, limits.max_bytes)
+    await _ensure_checkpoints(session, {**_bucket("", identity, limits), **store}, known)
     await _ensure_materialiser(session)
     return bounds_of(info)
 
@@ -216,28 +214,6 @@ def _leases(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
         "deny_purge": False,
         "allow_rollup_hdrs": True,
         "subject_delete_marker_ttl": _MARKER_TTL_S * _NANO,
-    }
-
-
-def _checkpoints(identity: StreamIdentity, limits: _Limits) -> dict[str, Any]:
-    """Returns the stream behind the store of checkpoints, which forgets them when the events are forgotten.
-
-    Objects are removed by roll-ups. Whoever may write one could empty the store with such a header; what
-    was lost is made anew, and answers take longer until then.
-
-    Source: NATS ADR-20 (object store).
-    """
-    return {
-        **_bucket(CHECKPOINTS, identity, limits),
-        "name": object_stream(CHECKPOINTS),
-        "subjects": [f"$O.{CHECKPOINTS}.C.>", f"$O.{CHECKPOINTS}.M.>"],
-        "max_msgs_per_subject": -1,
-        "max_msg_size": _CHUNK_BYTES_MAX,
-        "max_age": int(limits.max_age_s * _NANO),
-        "max_bytes": min(_CHECKPOINTS_BYTES_MAX, limits.max_bytes),
-        "discard": "old",
-        "deny_purge": False,
-        "allow_rollup_hdrs": True,
     }
 
 

@@ -29,6 +29,7 @@ from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.event import Event
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
+from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.store import Store
 from pmoves_mesh.tls import client_context
@@ -264,10 +265,10 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> Non
 
 @asynccontextmanager
 async def served(
-    data_dir: Path, *, connected: bool = True, token: str | None = None
+    data_dir: Path, *, connected: bool = True, token: str | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Served]:
     """A node `alpha` that serves its registry on a free port."""
-    clock = PinnedClock()
+    clock = clock or PinnedClock()
     authority, broker = Authority(), MemoryBroker(clock)
     client = MemoryClient(broker, random.Random(1))
     if not connected:

@@ -33,6 +33,9 @@ class Surveyor:
     async def loads(self, nodes: Collection[str]) -> Mapping[str, LoadView]:
         return await self._answer(nodes, self.told)
 
+    async def looks(self, node: str) -> Mapping[str, str] | None:
+        return {"gamma": "nothing answers"} if node == "beta" else None
+
     async def round_trips_ms(self, nodes: Collection[str]) -> Mapping[str, float]:
         return await self._answer(nodes, self.ways_ms)
 
@@ -130,7 +133,11 @@ async def test_what_leaves_while_nodes_are_surveyed_is_not_found(asked: Asked):
 async def test_a_mesh_that_surveys_nobody_prefers_its_own_order(asked: Asked):
     found = await asked.mesh.ask("POST", "/api/discover", json={"capabilities": ["rag"], "prefer": "nearest"})
     assert [one["node"] for one in found.body["services"]] == ["beta", "delta", "gamma", "plain"]
-    assert (await asked.mesh.get("/api/nodes/beta/load")).body == {"name": "beta", "load": None}
+    assert (await asked.mesh.get("/api/nodes/beta/load")).body == {
+        "name": "beta",
+        "load": None,
+        "reaches": None,
+    }
 
 
 async def test_the_load_of_a_node_has_a_route_of_its_own(asked: Asked):
@@ -139,6 +146,7 @@ async def test_the_load_of_a_node_has_a_route_of_its_own(asked: Asked):
     async with asked.session.get(f"{url}/BETA/load") as response:
         assert response.status == 200
         shown = await response.json()
+    assert shown["reaches"] == {"gamma": "nothing answers"}
     assert shown["load"] == {"cpu": 0.5, "memory": 0.1, "gpu": 0.5, "age_s": 1.5, "stale": False}
     await asked.mesh.tell(left(3, "beta"))
     async with asked.session.get(f"{url}/beta/load") as response:

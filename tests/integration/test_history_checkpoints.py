@@ -19,9 +19,8 @@ from pmoves_mesh.agent.history.replay import Replayed, Replayer
 from pmoves_mesh.core import checkpoint, envelope, milestones, records
 from pmoves_mesh.core.checkpoint import Place
 from pmoves_mesh.core.event import CertificatesRevoked, Event
-from pmoves_mesh.core.moments import Moment
+from pmoves_mesh.core.moments import BeforeHistoryError, Moment
 from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.errors import BeforeHistoryError
 from pmoves_mesh.log.checkpoints import NatsCheckpoints
 from pmoves_mesh.log.connection import Connection, NatsSettings
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient

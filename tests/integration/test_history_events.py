@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 from agents import AgentProcess, Mesh, mesh_in
 from builders import MESH
 from history_support import config_of, following, positions, told
 from plain_nats import ANNOUNCE, plain_client, publish
 
+from pmoves_mesh.agent.history import showing
 from pmoves_mesh.agent.trust.trusted import identity_files
 from pmoves_mesh.core import envelope, wire
+from pmoves_mesh.core.history import EventView
 from pmoves_mesh.pki import keystore
 from pmoves_mesh.pki.files import read_certificates, read_key
 from pmoves_mesh.pki.identity import verified_identity
@@ -330,3 +333,20 @@ def test_a_position_beyond_the_stream_is_followed_from_its_end(past: Told):
 def test_a_head_request_for_the_stream_has_no_body(past: Told):
     answer = past.alpha.request("HEAD", "/api/events", headers={"Accept": "text/event-stream"})
     assert (answer.status, answer.text) == (200, "")
+
+
+def test_a_page_of_large_events_ends_before_its_limit_and_goes_on(
+    past: Told, monkeypatch: pytest.MonkeyPatch
+):
+    page = showing._Page(10)
+    monkeypatch.setattr(showing, "_PAGE_BYTES_MAX", 1000)
+    event = msgspec.convert(event_at(past.alpha, past.by_beta), EventView)
+    page.add(event)
+    page.add(event)
+    page.reached = 5
+    assert page.has_enough
+    assert page.more(0, 9, newest_first=True)
+    assert page.next == 6
+    assert page.more(0, 9, newest_first=False)
+    assert page.next == 5
+    assert not page.more(0, 5, newest_first=False)

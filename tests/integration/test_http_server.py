@@ -150,9 +150,10 @@ async def test_the_published_description_has_every_route_parameter_and_status(me
         "name",
         "index",
         "wait",
+        "at",
         "min_position",
     ]
-    assert set(listing["responses"]) == {"200", "304", "422", "429", "503"}
+    assert set(listing["responses"]) == {"200", "304", "404", "410", "422", "429", "503"}
     registering = document["paths"]["/api/services"]["post"]
     assert {"200", "202", "400", "413", "422", "507"} <= set(registering["responses"])
 

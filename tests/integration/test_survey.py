@@ -14,7 +14,7 @@ from http_support import NODE, PinnedClock, Served, served
 from pmoves_mesh.agent.resources.meter import Meter
 from pmoves_mesh.agent.resources.survey import Survey
 from pmoves_mesh.core import lease
-from pmoves_mesh.core.lease import Lease
+from pmoves_mesh.core.lease import Lease, Look
 from pmoves_mesh.core.load import Load
 from pmoves_mesh.log.memory import MemoryBucket
 
@@ -58,6 +58,16 @@ async def test_the_load_of_a_node_is_what_its_own_lease_says(mesh: Served):
         assert found.keys() == {NODE, "beta"}
         assert (found["beta"].cpu, found["beta"].gpu, found["beta"].stale) == (0.3, 0.5, False)
         assert (found[NODE].cpu, found[NODE].stale) == (0.1, False)
+
+
+async def test_whom_a_node_reaches_stands_in_its_lease_too(mesh: Served):
+    looks = {NODE: Look(host="10.0.0.1"), "gamma": Look(host="10.0.0.3", problem="nothing answers")}
+    said = Lease(node="beta", incarnation=1, holder="0" * 16, host="10.0.0.2", time_ms=NOW_MS, looks=looks)
+    async with surveying(mesh) as (survey, leases):
+        await leases.put("beta", lease.seal(said, MESH, mesh.authority.identity("beta")))
+        assert await survey.looks("beta") == {NODE: "", "gamma": "nothing answers"}
+        assert await survey.looks("absent") is None
+        assert await survey.loads(["beta"]) == {}
 
 
 async def test_a_load_that_another_node_or_nobody_signed_is_none(mesh: Served):

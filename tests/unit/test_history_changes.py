@@ -61,3 +61,8 @@ def test_the_same_registry_twice_has_no_difference():
 
 def test_a_place_in_the_stream_has_a_time():
     assert history.spot(7, 0) == history.Spot(position=7, time="")
+
+
+def test_whoever_is_one_too_many_is_told_how_many_may_ask():
+    error = history.HistoryBusyError("questions about the past", 4)
+    assert str(error) == "at most 4 questions about the past at a time; ask again in a moment"

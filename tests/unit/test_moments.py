@@ -6,9 +6,9 @@ import pytest
 from builders import NOW_MS
 
 from pmoves_mesh.core import moments
-from pmoves_mesh.core.moments import AHEAD_MAX_MS, Kept, Moment
+from pmoves_mesh.core.moments import AHEAD_MAX_MS, BeforeHistoryError, Kept, Moment
 from pmoves_mesh.core.query import iso
-from pmoves_mesh.errors import BeforeHistoryError, InvalidFieldError
+from pmoves_mesh.errors import InvalidFieldError
 
 NOON_MS = 1_767_268_800_000
 KEPT = Kept(first=5, last=9, first_ms=NOW_MS, last_ms=NOW_MS + 4000, stream_id="one")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pmoves_mesh.core.event import EVENT_TYPES, STREAM_SUBJECTS
 from pmoves_mesh.core.names import spiffe_id
 from pmoves_mesh.errors import StartError
-from pmoves_mesh.log import topology
+from pmoves_mesh.log import checkpoints, topology
 from pmoves_mesh.log.subjects import overlap
 from pmoves_mesh.server import permissions as rights
 from pmoves_mesh.server.access import Access, Member, decode, encode
@@ -143,6 +143,7 @@ def test_the_stream_and_buckets_are_those_that_the_log_makes():
     made = [
         topology.EVENTS,
         *(f"KV_{name}" for name in (topology.REGISTRY, topology.IDENTITIES, topology.LEASES)),
+        checkpoints.configuration(1, 1)["name"],
     ]
     assert list(rights._STREAMS) == made
 

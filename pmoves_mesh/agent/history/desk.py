@@ -28,14 +28,9 @@ from pmoves_mesh.agent.history.frames import (
     frame,
     read_answer,
 )
-from pmoves_mesh.core.history import EventsFollowed, KeepUpTo, Question, Told
-from pmoves_mesh.errors import (
-    BeforeHistoryError,
-    HistoryBusyError,
-    InvalidFieldError,
-    LogUnavailable,
-    MeshError,
-)
+from pmoves_mesh.core.history import EventsFollowed, HistoryBusyError, KeepUpTo, Question, Told
+from pmoves_mesh.core.moments import BeforeHistoryError
+from pmoves_mesh.errors import InvalidFieldError, LogUnavailable, MeshError
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -50,10 +45,11 @@ _IDLE_S: Final = 60.0
 _END_S: Final = 1.0
 _WAITING_MAX: Final = 2
 _PIPE_BYTES: Final = 2**20
+_ENDED: Final = "Ended"
 
 
 class HistoryDesk:
-    """Asks the process, and restarts it when it has ended; implements `ports.Historian`."""
+    """Asks the process, and restarts it when it has ended; implements `facade.Historian`."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -85,14 +81,14 @@ class HistoryDesk:
                 self._up.clear()
                 self._process = None
                 for number in self._sent & self._waiting.keys():
-                    failed = Failed(number=number, kind="LogUnavailable", text="its process ended; ask again")
+                    failed = Failed(number=number, kind=_ENDED, text="its process ended; ask again")
                     _put_last(self._waiting[number], failed)
                 self._sent.clear()
             if not self._waiting:
                 self._wanted.clear()
 
     async def ask(self, question: Question) -> Told:
-        """Returns the answer to a question; see `ports.Historian`."""
+        """Returns the answer to a question; see `facade.Historian`."""
         if isinstance(question, KeepUpTo):
             return await self._asked(question, _KEEP_S)
         if self._questions >= QUESTIONS_MAX:
@@ -104,7 +100,7 @@ class HistoryDesk:
             self._questions -= 1
 
     async def follow(self, wanted: EventsFollowed) -> AsyncGenerator[Sequence[Told], None]:
-        """Yields events as they come; see `ports.Historian`."""
+        """Yields events as they come; see `facade.Historian`."""
         if self._followers >= FOLLOWERS_MAX:
             raise HistoryBusyError("readers that follow the events", FOLLOWERS_MAX)
         self._followers += 1
@@ -130,14 +126,21 @@ class HistoryDesk:
         return begin
 
     async def _asked(self, question: Question, within_s: float) -> Told:
+        """Returns an answer; a question whose process ended meanwhile is asked once more."""
+        try:
+            async with asyncio.timeout(within_s):
+                answer = await self._once(question)
+                if isinstance(answer, Failed) and answer.kind == _ENDED:
+                    answer = await self._once(question)
+        except TimeoutError:
+            raise LogUnavailable(f"the past was not told within {within_s:.0f} s") from None
+        return _answered(answer)[0]
+
+    async def _once(self, question: Question) -> FromWorker:
         with self._handed_in() as (number, queue):
-            try:
-                async with asyncio.timeout(within_s):
-                    await self._start()
-                    self._hand_over(number, question)
-                    return _answered(await queue.get())[0]
-            except TimeoutError:
-                raise LogUnavailable(f"the past was not told within {within_s:.0f} s") from None
+            await self._start()
+            self._hand_over(number, question)
+            return await queue.get()
 
     @contextmanager
     def _handed_in(self) -> Iterator[tuple[int, asyncio.Queue[FromWorker]]]:

@@ -10,14 +10,13 @@ from typing import Final
 
 import structlog
 
-from pmoves_mesh.agent.history.replay import Past, Replayed, Replayer
+from pmoves_mesh.agent.history.replay import Checkpoints, Past, Replayed, Replayer
 from pmoves_mesh.core import checkpoint
 from pmoves_mesh.core.checkpoint import Place
 from pmoves_mesh.core.envelope import SigningIdentity
 from pmoves_mesh.core.milestones import due_positions, is_of_use, joins
 from pmoves_mesh.core.moments import Kept, Moment
 from pmoves_mesh.core.registry import Registry
-from pmoves_mesh.ports import Checkpoints
 
 _log: Final = structlog.get_logger(__name__)
 

@@ -27,7 +27,7 @@ from pmoves_mesh.errors import (
     UnsupportedVersion,
     UntrustedIssuer,
 )
-from pmoves_mesh.ports import Bucket, Checkpoints, LogMessage
+from pmoves_mesh.ports import Bucket, LogMessage
 from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
@@ -46,6 +46,25 @@ class Past(Protocol):
         self, after: int, last: int, subjects: Sequence[str] = ()
     ) -> AsyncGenerator[Sequence[LogMessage], None]:
         """Yields the events behind `after`, up to `last`, in groups and in order, then ends."""
+
+
+class Checkpoints(Protocol):
+    """The snapshots of the past that nodes made; implemented by `log.checkpoints.NatsCheckpoints`.
+
+    Every method raises `LogUnavailable` as buckets do.
+    """
+
+    async def listed(self) -> Sequence[Place]:
+        """Returns of what there are some, of this stream or another one, by their own account."""
+
+    async def read(self, place: Place) -> bytes | None:
+        """Returns the bytes of one; None if they are gone, or are not those that were written."""
+
+    async def write(self, place: Place, data: bytes) -> bool:
+        """Keeps one, unless there is one of that place, and returns whether it did."""
+
+    async def delete(self, place: Place) -> None:
+        """Removes one."""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,8 @@ _SCANNED_MAX: Final = 20_000
 _WINDOW_MIN: Final = 200
 _WINDOW_MAX: Final = 4000
 _SHOWN_KEPT_MAX: Final = 2000
+_SHOWN_BYTES_MAX: Final = 4096
+_PAGE_BYTES_MAX: Final = 8 * 2**20
 
 _SUBJECT_OF: Final = {get_args(get_type_hints(kind)["type"])[0]: kind.subject for kind in EVENT_TYPES}
 """The subject on which an event says that it is of a type."""
@@ -141,8 +143,8 @@ class Showing:
         for message in reversed(found) if wanted.newest_first else found:
             event = await self._view(message, stream)
             if _matches(event, wanted.selection):
-                page.events.append(event)
-                if len(page.events) == wanted.limit:
+                page.add(event)
+                if page.has_enough:
                     page.reached = event.position - 1 if wanted.newest_first else event.position
                     return
 
@@ -151,6 +153,8 @@ class Showing:
         known = self._shown.get(key)
         if known is None:
             known = await self._verified(message)
+            if known.refused or known.size > _SHOWN_BYTES_MAX:
+                return known  # the first may be due to a certificate that comes late
             if len(self._shown) >= _SHOWN_KEPT_MAX:
                 self._shown.clear()
             self._shown[key] = known
@@ -197,6 +201,7 @@ class _Page:
 
     def __init__(self, limit: int) -> None:
         self.events: list[EventView] = []
+        self._bytes = 0
         self.scanned = 0
         self.reached: int | None = None
         self.next: int | None = None
@@ -204,7 +209,16 @@ class _Page:
 
     @property
     def is_full(self) -> bool:
-        return len(self.events) >= self._limit or self.scanned >= _SCANNED_MAX
+        return self.has_enough or self.scanned >= _SCANNED_MAX
+
+    @property
+    def has_enough(self) -> bool:
+        return len(self.events) >= self._limit or self._bytes >= _PAGE_BYTES_MAX
+
+    def add(self, event: EventView) -> None:
+        """Takes an event in."""
+        self.events.append(event)
+        self._bytes += event.size
 
     def more(self, after: int, last: int, *, newest_first: bool) -> bool:
         """Returns whether there may be more, and sets from where on."""

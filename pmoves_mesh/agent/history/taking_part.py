@@ -12,6 +12,7 @@ import structlog
 from pmoves_mesh.agent.ground import Ground
 from pmoves_mesh.agent.history.desk import HistoryDesk
 from pmoves_mesh.agent.history.frames import Setup
+from pmoves_mesh.agent.history.replay import Checkpoints
 from pmoves_mesh.agent.link import nats_settings
 from pmoves_mesh.agent.trust.trusted import identity_files
 from pmoves_mesh.config import Config
@@ -19,8 +20,10 @@ from pmoves_mesh.core.history import KeepUpTo
 from pmoves_mesh.core.milestones import STEP
 from pmoves_mesh.errors import LogError
 from pmoves_mesh.log.checkpoints import NatsCheckpoints
-from pmoves_mesh.ports import Checkpoints, Clock
+from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 _FIRST_S: Final = 60.0
 _LOOK_S: Final = 10.0
@@ -81,12 +84,20 @@ def setup_of(config: Config) -> Setup:
 
 
 def history_of(
-    ground: Ground, replica: Replica
-) -> tuple[HistoryDesk, tuple[Callable[[], Coroutine[Any, Any, None]], ...]]:
+    ground: Ground,
+    replica: Replica,
+    readers: dict[str, Callable[[], int]],
+    once_joined: Callable[[Loop], Loop],
+) -> tuple[HistoryDesk, tuple[Loop, Loop]]:
     """Returns where the past is asked for, and what runs for it: the desk's own loop, and the keeper's.
 
-    The second one is for nodes that have joined the mesh.
+    Args:
+        ground: what this node stands on.
+        replica: what it knows of the present.
+        readers: where those are counted that follow something.
+        once_joined: lets a loop begin only once this node has joined the mesh.
     """
     desk = HistoryDesk(setup_of(ground.config))
+    readers["followers"] = lambda: desk.following
     keeper = Keeper(desk, NatsCheckpoints(ground.connection), replica, ground.clock)
-    return desk, (desk.run, keeper.run)
+    return desk, (desk.run, once_joined(keeper.run))

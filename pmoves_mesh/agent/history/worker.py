@@ -35,9 +35,10 @@ from pmoves_mesh.agent.history.showing import Showing
 from pmoves_mesh.agent.logs import configure_logging
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.history import EventsFollowed
+from pmoves_mesh.core.moments import BeforeHistoryError
 from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.core.trust import Trust
-from pmoves_mesh.errors import BeforeHistoryError, InvalidFieldError, LogUnavailable, MeshError
+from pmoves_mesh.errors import InvalidFieldError, LogUnavailable, MeshError
 from pmoves_mesh.log import topology
 from pmoves_mesh.log.bucket import NatsBucket
 from pmoves_mesh.log.checkpoints import NatsCheckpoints

@@ -1,7 +1,8 @@
-"""The survey: how loaded other nodes are, and how far away, for those who ask where to go.
+"""The survey: how loaded other nodes are, whom they reach, and how far away they are, for those who ask.
 
-Loads stand in the leases of the nodes, each signed by its node; far away is what takes a TCP connection
-to a node's agent long to be made, or to be refused. Both are read on demand: see `readings`.
+Loads, and what came of trying to reach others, stand in the leases of the nodes, each signed by its
+node; far away is what takes a TCP connection to a node's agent long to be made, or to be refused. All
+of it is read on demand: see `readings`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pmoves_mesh.agent.health.reach import addresses, allowed_socket
 from pmoves_mesh.agent.resources.meter import Meter
 from pmoves_mesh.agent.resources.readings import Readings, Terms
 from pmoves_mesh.core import lease
+from pmoves_mesh.core.lease import Lease
 from pmoves_mesh.core.load import Load, LoadView
 from pmoves_mesh.errors import RemoteProtocolError
 from pmoves_mesh.ports import Bucket, Clock
@@ -53,22 +55,31 @@ class Survey:
         # A lease that is there was written within its time, and is gone after it. What was read that long
         # ago may be of a node that is gone.
         terms = Terms(fresh_s=ttl_s / _READS_PER_TTL, kept_s=ttl_s, wait_s=_LOADS_WAIT_S)
-        self._loads: Readings[Load] = Readings(self._read_loads, clock, terms)
+        self._read: Readings[Lease] = Readings(self._read_leases, clock, terms)
         self._round_trips: Readings[float] = Readings(self._measure, clock, _ROUND_TRIPS)
 
     async def run(self) -> None:
         """Reads what is asked for, for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._loads.run())
+            group.create_task(self._read.run())
             group.create_task(self._round_trips.run())
 
     async def loads(self, nodes: Collection[str]) -> dict[str, LoadView]:
         """Returns the load of each node that tells it, within 0.3 s."""
-        readings = await self._loads.of([node for node in nodes if node != self._node])
-        found = {node: self._view(reading.value, reading.age_s) for node, reading in readings.items()}
+        readings = await self._read.of([node for node in nodes if node != self._node])
+        found = {
+            node: self._view(load, reading.age_s)
+            for node, reading in readings.items()
+            if (load := reading.value.load) is not None
+        }
         if self._node in nodes and (own := self._meter.load) is not None:
             found[self._node] = self._view(own, self._meter.age_s)
         return found
+
+    async def looks(self, node: str) -> dict[str, str] | None:
+        """Returns whom a node tried to reach lately, and with what result, within 0.3 s."""
+        reading = (await self._read.of([node])).get(node)
+        return None if reading is None else {name: look.problem for name, look in reading.value.looks.items()}
 
     async def round_trips_ms(self, nodes: Collection[str]) -> dict[str, float]:
         """Returns the milliseconds to each node that answers, and back, within 0.6 s."""
@@ -80,19 +91,19 @@ class Survey:
         stale = age_s > self._meter.ttl_s
         return LoadView(cpu=load.cpu, memory=load.memory, gpu=load.gpu, age_s=round(age_s, 1), stale=stale)
 
-    async def _read_loads(self, nodes: Sequence[str]) -> Mapping[str, Load]:
-        found = await asyncio.gather(*map(self._read_load, nodes))
-        return {node: load for node, load in zip(nodes, found, strict=True) if load is not None}
+    async def _read_leases(self, nodes: Sequence[str]) -> Mapping[str, Lease]:
+        found = await asyncio.gather(*map(self._read_lease, nodes))
+        return {node: held for node, held in zip(nodes, found, strict=True) if held is not None}
 
-    async def _read_load(self, node: str) -> Load | None:
+    async def _read_lease(self, node: str) -> Lease | None:
         entry = await self._leases.get(node)
         if entry is None:
             return None
         try:
             trust = self._replica.verifier.trust
-            return lease.unseal(entry.value, node, trust, self._clock.now_ms()).load
+            return lease.unseal(entry.value, node, trust, self._clock.now_ms())
         except RemoteProtocolError as error:
-            _log.debug("load not believed", node=node, detail=str(error))
+            _log.debug("lease not believed", node=node, detail=str(error))
             return None
 
     async def _measure(self, nodes: Sequence[str]) -> Mapping[str, float]:

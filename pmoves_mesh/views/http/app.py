@@ -17,6 +17,8 @@ from pmoves_mesh.core.names import BODY_BYTES_MAX
 from pmoves_mesh.errors import StartError
 from pmoves_mesh.views.http import answers, blocking, inputs, measured, openapi, problems, watches
 from pmoves_mesh.views.http.blocking import BLOCKING, Blocking
+from pmoves_mesh.views.http.console import pages
+from pmoves_mesh.views.http.console.pages import FILES
 from pmoves_mesh.views.http.consul import routes as consul
 from pmoves_mesh.views.http.consul.catalogue import CATALOGUE, Catalogue
 from pmoves_mesh.views.http.facade import FACADE, Facade
@@ -51,6 +53,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[BLOCKING] = Blocking(facade.replica, facade.clock)
     app[CATALOGUE] = Catalogue(facade)
     app[TARGETS] = Targets()
+    app[FILES] = pages.load()
     app[WATCHES] = Watches(facade.replica, facade.clock, facade.settled)
     facade.readers["events"] = lambda: app[WATCHES].watching
     facade.readers["polls"] = lambda: app[BLOCKING].waiting
@@ -59,7 +62,7 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
     app[OPENAPI] = openapi.document(ROUTES)
     app.on_response_prepare.append(answers.finish_headers)
-    for route in (*ROUTES, *consul.ROUTES):
+    for route in (*ROUTES, *consul.ROUTES, *pages.ROUTES):
         app.router.add_route(route.method, route.path, _handler(route))
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, _handler(route))

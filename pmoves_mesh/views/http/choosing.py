@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -47,6 +47,13 @@ async def load_of(facade: Facade, node: NodeEntry) -> LoadView | None:
     if facade.surveyor is None or node.status != "alive":
         return None
     return (await facade.surveyor.loads([node.name])).get(node.name)
+
+
+async def looks_of(facade: Facade, node: NodeEntry) -> Mapping[str, str] | None:
+    """Returns whom a node reaches, or None if that is not known, or the node is gone."""
+    if facade.surveyor is None or node.status != "alive":
+        return None
+    return await facade.surveyor.looks(node.name)
 
 
 async def _matching(registry: Registry, wanted: Choice) -> list[InstanceEntry]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 from msgspec import Struct
@@ -12,8 +12,9 @@ from msgspec import Struct
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.comparison import Synced
 from pmoves_mesh.core.event import RetiredRoot
+from pmoves_mesh.core.history import EventsFollowed, Question, Told
 from pmoves_mesh.core.trust import SignerKind
-from pmoves_mesh.ports import Clock, Enroller, Historian, Maintainer, Registrar, Reporter, Surveyor
+from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, Surveyor
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.issued import IssuedList
 from pmoves_mesh.verifier import Rejection
@@ -119,6 +120,23 @@ class TrustReport(Struct, frozen=True, kw_only=True):
     rejected: Mapping[str, int]
     rejections: Sequence[Rejection]
     tokens_pending: int | None = None
+
+
+class Historian(Protocol):
+    """Who tells of the past, in its own time: nothing of this host waits for it.
+
+    Both methods raise `BeforeHistoryError` or `InvalidFieldError` if the moment is none of which it can
+    tell, `LogUnavailable` if the log cannot be reached, `HistoryBusyError` if too many ask.
+    """
+
+    async def ask(self, question: Question) -> Told:
+        """Returns the answer to a question."""
+
+    def follow(self, wanted: EventsFollowed) -> AsyncGenerator[Sequence[Told], None]:
+        """Yields events as they come, in groups, without end; none is sent before the last was taken.
+
+        The first group comes at once, may be empty, and says that nothing is missed from now on.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

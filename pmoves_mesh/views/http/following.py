@@ -17,10 +17,9 @@ from aiohttp import hdrs, web
 
 from pmoves_mesh.core.history import EventsFollowed, Told
 from pmoves_mesh.errors import LogUnavailable
-from pmoves_mesh.ports import Historian
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http import events
-from pmoves_mesh.views.http.facade import FACADE
+from pmoves_mesh.views.http.facade import FACADE, Historian
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
 

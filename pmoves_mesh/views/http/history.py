@@ -23,11 +23,10 @@ from pmoves_mesh.core.moments import Moment
 from pmoves_mesh.core.names import AskedId, AskedLabelIfAny, parse_instance_id, shown
 from pmoves_mesh.core.query import InstanceView
 from pmoves_mesh.errors import InvalidFieldError, NotFoundError
-from pmoves_mesh.ports import Historian
 from pmoves_mesh.views.http import following, inputs
 from pmoves_mesh.views.http.answers import Answer
 from pmoves_mesh.views.http.events import EVENT_STREAM
-from pmoves_mesh.views.http.facade import FACADE
+from pmoves_mesh.views.http.facade import FACADE, Historian
 from pmoves_mesh.views.http.route import Parameter, Route
 from pmoves_mesh.views.http.shapes import Problem
 
@@ -223,8 +222,8 @@ ROUTES: Final = (
             Parameter(
                 name=following.LAST_EVENT_ID,
                 where="header",
-                type=AskedPosition,
-                meaning="For a stream: go on behind this position.",
+                type=str,
+                meaning="For a stream: go on behind this position; what is none counts as absent.",
             ),
         ),
     ),

@@ -15,12 +15,12 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from msgspec import UNSET
 
+from pmoves_mesh.core.history import HistoryBusyError
+from pmoves_mesh.core.moments import BeforeHistoryError
 from pmoves_mesh.errors import (
-    BeforeHistoryError,
     CapacityError,
     CertificateRequestRejected,
     EnrolmentRefusedError,
-    HistoryBusyError,
     InvalidFieldError,
     LogUnavailable,
     MeshError,

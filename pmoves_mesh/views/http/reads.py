@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
 from typing import Final
 
@@ -108,7 +109,8 @@ async def load(request: web.Request) -> Answer:
     if held is None:
         check_informed(facade.replica)
         raise NodeNotFound(name)
-    return Answer(parts=[encode(NodeLoad(name=name, load=await choosing.load_of(facade, held)))])
+    load, reaches = await asyncio.gather(choosing.load_of(facade, held), choosing.looks_of(facade, held))
+    return Answer(parts=[encode(NodeLoad(name=name, load=load, reaches=reaches))])
 
 
 async def status(request: web.Request) -> Answer:

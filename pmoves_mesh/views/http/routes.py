@@ -33,6 +33,7 @@ from pmoves_mesh.views.http import (
     writes,
 )
 from pmoves_mesh.views.http.blocking import INDEX_MAX
+from pmoves_mesh.views.http.console import pages
 from pmoves_mesh.views.http.events import EventStream
 from pmoves_mesh.views.http.facade import TrustReport
 from pmoves_mesh.views.http.prometheus import TargetGroup
@@ -114,8 +115,8 @@ ROUTES: Final = (
     Route(
         method="GET",
         path="/",
-        handle=reads.index,
-        summary="Name this registry and its endpoints.",
+        handle=pages.index,
+        summary="Name this registry and its endpoints; a browser gets the console.",
         answers={200: Index},
     ),
     Route(
@@ -245,7 +246,7 @@ ROUTES: Final = (
         method="GET",
         path="/api/nodes/{name}/load",
         handle=reads.load,
-        summary="Show how much of a node is in use.",
+        summary="Show how much of a node is in use, and whom it reaches.",
         answers={200: NodeLoad, 404: Problem},
         parameters=(_NODE_NAME,),
         waits=True,

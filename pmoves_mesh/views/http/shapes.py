@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -98,10 +99,15 @@ class NodeAnswer(NodeView, frozen=True, kw_only=True):
 
 
 class NodeLoad(Struct, frozen=True, kw_only=True):
-    """How much of a node is in use; null if that is not known, or the node is gone."""
+    """How much of a node is in use, and whom it reaches; null if that is not known, or the node is gone.
+
+    Attributes:
+        reaches: the nodes whose turn it is to be tried by this one: nothing, or why it could not.
+    """
 
     name: str
     load: LoadView | None
+    reaches: Mapping[str, str] | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):
