@@ -212,12 +212,10 @@ async def _assemble(
     custody.restate = announcer.restate
     cargo = Cargo(load=lambda: equipment.meter.load, looks=lambda: reachability.looks)
     lease = keeper_of(ground, author, replica, clones.note, latencies.lease, cargo)
-    looking = reachability.looping(config.announce_s)
-    speaking = _speaking(ground, voice)
-    meeting = (link.tend, growth.run, reconciler.run, lease.run, looking)
-    joined = (*meeting, *speaking, *custody.joined_loops)
+    meeting = (link.tend, growth.run, reconciler.run, lease.run, reachability.looping(config.announce_s))
     watches = watching(ground, lease, author, replica, voice.log)
     micro = micro_loops(ground, registrations, care.reports, replica)
+    joined = (*meeting, *_speaking(ground, voice), *custody.joined_loops, *watches, *micro)
     notifier = Notifier.of(os.environ, facts.line, clock)
     loops = (
         notifier.run,
@@ -228,7 +226,7 @@ async def _assemble(
         *((dns.run,) if config.dns_port else ()),
         *telling(ground, port),
         *past_loops,
-        *map(link.once_joined, (*joined, *watches, *micro)),
+        *map(link.once_joined, joined),
     )
     return _Parts(announcer, voice.outbox, voice.saver, lease, notifier, loops)
 
