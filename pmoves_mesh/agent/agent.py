@@ -185,9 +185,8 @@ async def _assemble(
     reachability = reachability_of(ground, replica)
     containers = await containers_for(ground, registrations, metrics.registry, stack)
     watchful = (watch, care, clones, dns, reachability, containers, *((leaf,) if leaf else ()))
-    facts = Facts(
-        config, link, replica, voice.outbox, lambda: [line for one in watchful for line in one.warnings()]
-    )
+    warned = lambda: [line for one in watchful for line in one.warnings()]  # noqa: E731
+    facts = Facts(config, link, replica, voice.outbox, warned)
     facts.reached_from = lambda: reachability.told
     reconciler = _reconciler(ground, voice, custody, link)
     historian, past_loops = history_of(ground, replica, readers, link.once_joined)
