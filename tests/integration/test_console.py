@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import nats
 import pytest
 from agents import AgentProcess, Mesh, mesh_in, note
 from browser import WAIT_MS, Scheme, Tab, browsing, chromium, tab
@@ -259,6 +260,29 @@ async def test_from_another_host_a_wrong_token_is_refused_with_the_agents_own_li
         stored = "[localStorage.length, sessionStorage.length, document.cookie]"
         assert await here.page.evaluate(stored) == [0, 0, ""]
         assert here.hosts == {url.partition("//")[2]}
+
+
+async def test_the_trust_view_shows_who_speaks_what_was_refused_and_who_may_still_join(doomed: Watched):
+    page, beta = doomed.tab.page, doomed.beta
+    await doomed.tab.go("trust")
+    certificates = page.get_by_role("table", name="Certificates", exact=True)
+    await expect(certificates.get_by_role("row").filter(has_text="node beta")).to_contain_text("d")
+    await expect(page.get_by_text("No event was refused since this agent started.")).to_be_visible()
+    client = await nats.connect(doomed.mesh.server.url)
+    await client.publish("service.registry.registered", b'{"service": "forged", "data": {}}')
+    await client.close()
+    (fingerprint,) = [
+        one["fingerprint"] for one in beta.get("/api/trust").body["certificates"] if one["name"] == "alpha"
+    ]
+    for command in (["token", "create", "--local"], ["certs", "revoke", "alpha", "--reason", "stolen"]):
+        done = beta.run(*command)
+        assert done.returncode == 0, done.stderr
+    refused = page.get_by_role("table", name="Rejected events by reason")
+    await expect(refused.get_by_role("row").filter(has_text="unsigned")).to_contain_text("1")
+    revoked = page.get_by_role("table", name="Revocations")
+    await expect(revoked.get_by_role("row").filter(has_text=fingerprint)).to_contain_text("node alpha")
+    await expect(page.get_by_text("1 token could still be used to join.")).to_be_visible()
+    doomed.tab.is_clean()
 
 
 async def test_a_replica_that_is_cut_off_says_so_and_then_takes_it_back(doomed: Watched):
