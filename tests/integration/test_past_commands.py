@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,12 @@ def test_the_registry_as_it_was_and_what_is_different_since(alpha: AgentProcess)
 def test_a_time_of_the_operators_zone_is_the_moment_that_it_names(alpha: AgentProcess):
     alpha.register("zoned", id="1", port=9006)
     eventually(lambda: alpha.registry["outbox"] == 0, "it is in the stream")
-    now = time.strftime("%Y-%m-%dT%H:%M:%S")
-    utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    for moment in (now, utc):
-        assert alpha.run("services", "--at", moment).returncode == 0
+    event = alpha.get("/api/events", service="zoned").body["events"][0]
+    here = datetime.fromisoformat(event["time"]).astimezone().replace(tzinfo=None)
+    for moment in (here.isoformat(timespec="milliseconds"), event["time"]):
+        seen = told(alpha, "services", "--at", moment)
+        assert seen["at"]["position"] == event["position"]
+        assert "zoned" in {one["name"] for one in seen["services"]}
 
 
 @pytest.mark.parametrize(
