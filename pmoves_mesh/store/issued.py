@@ -67,6 +67,7 @@ class IssuedCopy:
         self._list: IssuedList | None = None
         self._revoked: set[str] = set()
         self._version = 0
+        self._kept = False
 
     def load(self) -> bool:
         """Reads the file, and returns whether there was one; one that is no use counts as none. Blocks."""
@@ -74,25 +75,29 @@ class IssuedCopy:
             self._list = msgspec.json.decode(self._path.read_bytes(), type=IssuedList)
         except (OSError, msgspec.MsgspecError):
             return False
+        self._kept = True
         return True
 
     def take(self, told: IssuedList) -> bool:
         """Takes a newer list, and returns whether it says something else. Blocks.
 
         Raises:
-            StoreError: if it cannot be kept.
+            StoreError: if it cannot be kept; it holds all the same, and is kept when it is told again.
         """
-        if told == self._list:
+        changed = told != self._list
+        if not changed and self._kept:
             return False
+        if changed:
+            self._list, self._kept = told, False
+            self._version += 1
         temporary = self._path.with_suffix(".new")
         try:
             temporary.write_bytes(msgspec.json.encode(told))
             temporary.replace(self._path)
         except OSError as error:
             raise StoreError(str(self._path), f"cannot be written ({error.strerror})") from None
-        self._list = told
-        self._version += 1
-        return True
+        self._kept = True
+        return changed
 
     @property
     def owner(self) -> str:

@@ -76,3 +76,15 @@ def test_a_list_that_cannot_be_kept_is_said(tmp_path: Path):
     copy = IssuedCopy(tmp_path / "missing" / "issued.json")
     with pytest.raises(StoreError, match="cannot be written"):
         copy.take(listed())
+
+
+def test_a_list_that_cannot_be_kept_holds_all_the_same_and_is_kept_once_there_is_room(tmp_path: Path):
+    path = tmp_path / "later" / "issued.json"
+    copy = IssuedCopy(path)
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            copy.take(listed(holder("beta")))
+        assert [one.name for one in copy.certificates()] == ["beta"]
+    path.parent.mkdir()
+    assert not copy.take(listed(holder("beta")))
+    assert IssuedCopy(path).load()

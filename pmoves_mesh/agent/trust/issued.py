@@ -109,17 +109,18 @@ class IssuedFollower:
 
     async def _look(self) -> None:
         try:
-            told = await self._ask()
+            told, etag = await self._ask()
             if told is not None:
                 await asyncio.to_thread(self._copy.take, told)
+            self._etag = etag  # not before it was kept, or it would not be told again
             self._said = ""
         except (MeshError, StoreError) as error:
             if str(error) != self._said:
                 _log.warning("who may log in to NATS is not told by the CA's host", detail=str(error))
             self._said = str(error)
 
-    async def _ask(self) -> IssuedList | None:
-        """Returns what the first says that keeps the CA; None if it is what it said before."""
+    async def _ask(self) -> tuple[IssuedList | None, str]:
+        """Returns what the first says that keeps the CA, None if it is what it said before, and its ETag."""
         config = self._config
         roots = await asyncio.to_thread(read_roots, config.tls_dir)
         allow = [spiffe_id(config.mesh, "node", one.name) for one in config.nats_cluster]
@@ -130,7 +131,7 @@ class IssuedFollower:
                     path = f"{url}/api/trust/issued"
                     answer = await exchange(session, "GET", path, known=self._etag, bytes_max=_BYTES_MAX)
                     if answer.status == 304:
-                        return None
+                        return None, self._etag
                     if answer.status != 200:
                         raise problem_of(url, answer)
                     told = msgspec.json.decode(answer.raw, type=IssuedList)
@@ -139,6 +140,5 @@ class IssuedFollower:
                 except MeshError as error:
                     problems.append(str(error))
                 else:
-                    self._etag = answer.etag
-                    return told
+                    return told, answer.etag
         raise PkiError("; ".join(problems) or "no address of the CA is known: set PMOVES_CA_URL")
