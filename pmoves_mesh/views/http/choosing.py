@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,25 @@ async def chosen(facade: Facade, wanted: Choice) -> EncodedList:
         return shown
 
     return await listing.instances(registry, best, query.instance_view if wanted.prefer == "local" else view)
+
+
+def chosen_at_once(facade: Facade, wanted: Choice) -> Sequence[bytes] | None:
+    """Returns the body of the answer to `wanted`.
+
+    None if nothing matches, or it needs more than a look at a few instances.
+    """
+    registry = facade.replica.registry
+    entries = list(islice(registry.with_capabilities(wanted.capabilities), listing.AT_ONCE + 1))
+    if wanted.prefer != "local" or not 0 < len(entries) <= listing.AT_ONCE:
+        return None
+    matching = choice.matching(registry, entries, wanted)
+    best = choice.best_first(matching, wanted, node=facade.node, survey=Survey())
+    return body(listing.few(registry, best)) if best else None
+
+
+def body(found: EncodedList) -> Sequence[bytes]:
+    """Returns the body that `POST /api/discover` answers with."""
+    return listing.body({"count": found.count}, services=found)
 
 
 async def load_of(facade: Facade, node: NodeEntry) -> LoadView | None:

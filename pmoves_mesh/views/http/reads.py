@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 import msgspec
@@ -65,6 +65,16 @@ async def service(request: web.Request) -> Answer:
     return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
 
 
+def found_at_once(facade: Facade, name: str) -> Sequence[bytes] | None:
+    """Returns the body that `service` answers with; None if there is none, or it is long."""
+    registry = facade.replica.registry
+    entries = query.resolve(registry, name, node=facade.node)
+    if not 0 < len(entries) <= listing.AT_ONCE:
+        return None
+    best = query.instance_view(registry, entries[0])
+    return listing.body(best, instances=listing.few(registry, entries))
+
+
 async def discover(request: web.Request) -> Answer:
     """Answers `POST /api/discover`."""
     wanted = inputs.choice(await inputs.read_body(request))
@@ -72,7 +82,7 @@ async def discover(request: web.Request) -> Answer:
     found = await choosing.chosen(facade, wanted)
     if not found.count:
         check_informed(facade.replica)
-    return Answer(parts=listing.body({"count": found.count}, services=found))
+    return Answer(parts=choosing.body(found))
 
 
 async def nodes(request: web.Request) -> Answer:
