@@ -9,7 +9,8 @@ import msgspec
 
 from benchmarks.measure import Figure, compare
 from benchmarks.mesh import Mesh
-from pmoves_mesh.core import envelope, query, snapshot, wire
+from pmoves_mesh.core import choice, envelope, query, snapshot, wire
+from pmoves_mesh.core.choice import Choice
 from pmoves_mesh.core.projection import apply
 from pmoves_mesh.core.registry import Registry
 
@@ -80,7 +81,11 @@ def _growth(mesh: Mesh) -> Iterator[Figure]:
 
     def discover(size: int) -> None:
         for index in range(500):
-            query.discover(registries[size], (f"group-{index % 500}", "all"))
+            wanted = Choice(capabilities=(f"group-{index % 500}", "all"))
+            found = choice.matching(
+                registries[size], registries[size].with_capabilities(wanted.capabilities), wanted
+            )
+            choice.best_first(found, wanted, node="")
 
     for size in SIZES[1:]:
         baseline = f"with {smallest:,} instances"
