@@ -24,7 +24,8 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks.agents import Agent, Server, free_port, mesh, seconds_until
+from benchmarks.agents import Agent, Server, mesh
+from benchmarks.processes import free_port, seconds_until
 from pmoves_mesh.agent.agent import serve
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
