@@ -20,6 +20,7 @@ from typing import Never
 
 from benchmarks import curves, machine, report
 from benchmarks.filled import Stand
+from benchmarks.measure import Figure
 from benchmarks.report import Report
 from benchmarks.size import FULL, SHORT, Size
 
@@ -102,7 +103,7 @@ def _measure_row(name: str, stand: Stand, found: Report) -> None:
     print(f"  {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _beside(one: report.Figure) -> str:
+def _beside(one: Figure) -> str:
     return "; ".join(
         [
             *(

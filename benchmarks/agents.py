@@ -33,7 +33,7 @@ class Server:
         config = self._folder / "nats.conf"
         store = f'jetstream {{ store_dir: "{self._folder}/store", sync_interval: always }}'
         config.write_text(f"listen: 127.0.0.1:{self.port}\nhttp: 127.0.0.1:{self._monitor}\n{store}\n")
-        command = [locate(os.environ).path, "-c", config]
+        command = [str(locate(os.environ).path), "-c", str(config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         seconds_until(self._answers)
 

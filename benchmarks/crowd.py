@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -62,7 +63,7 @@ class Crowd:
             self.ports += msgspec.json.decode(process.stdout.readline(), type=list[int])
             first += len(share)
         for port in self.ports:
-            seconds_until(lambda port=port: status(port, "/readyz") == 200)
+            seconds_until(partial(_is_ready, port))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,6 +83,10 @@ class Crowd:
     def resident_bytes(self) -> int:
         """Returns the memory that the agents use, the interpreters' own with it."""
         return sum(resident_bytes(process.pid) for process in self._running)
+
+
+def _is_ready(port: int) -> bool:
+    return status(port, "/readyz") == 200
 
 
 async def _run(url: str, first: int, count: int) -> None:

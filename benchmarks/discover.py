@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from statistics import median
 
 import msgspec
 
 from benchmarks.filled import MATCH, Filled, Stand
-from benchmarks.lookup import CHANGES_A_SECOND, while_changing, whole
+from benchmarks.lookup import while_changing, whole
 from benchmarks.measure import Figure, Target, absent, figure, interleaved, ratio
 from benchmarks.peers import BARE, bare
 from benchmarks.processes import alone
@@ -46,17 +48,15 @@ def run(stand: Stand) -> Iterator[Figure]:
         stack.enter_context(alone([mesh.reader.pid, plain.pid]))
         work: dict[str, Callable[[], float]] = {BARE: lambda: beside.rate(seconds)}
         for what, one in asked.items():
-            work[what] = lambda one=one: one.rate(seconds)
-            for per_second in CHANGES_A_SECOND:
-                work[_changing(what, per_second)] = lambda one=one, rate=per_second: while_changing(
-                    mesh, one, seconds, rate
-                )
+            work[what] = partial(one.rate, seconds)
+            for per_second in stand.size.changes_per_s:
+                work[_changing(what, per_second)] = partial(while_changing, mesh, one, seconds, per_second)
         found = interleaved(stand.size.rounds, work)
-    limit = figure(BARE, "/s", found[BARE]).value
+    limit = median(found[BARE])
     for what in asked:
         note = f"{len(answer):,} bytes each" if what == next(iter(asked)) else ""
         yield figure(what, "/s", found[what], beside={BARE: limit}, target=A_SECOND, note=note)
-        for per_second in CHANGES_A_SECOND:
+        for per_second in stand.size.changes_per_s:
             yield figure(_changing(what, per_second), "/s", found[_changing(what, per_second)])
     yield ratio(f"as many as {BARE}", found[next(iter(asked))], found[BARE])
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import dns.message
@@ -26,7 +27,6 @@ INSTANCES = (1, 3, 30)
 
 _NAMES = 100
 _WINDOW = 32
-_SINGLE = 2_000
 _NAME = "_{}._tcp.service.pmoves-mesh"
 _RATE = re.compile(r"Queries per second:\s+([0-9.]+)")
 _LOST = re.compile(r"Queries lost:\s+([0-9]+)")
@@ -42,7 +42,7 @@ def run(stand: Stand) -> Iterator[Figure]:
             found = interleaved(
                 stand.size.rounds,
                 {
-                    f"{count}": lambda asked=asked: _rate(folder, port, asked, stand.size.seconds)
+                    f"{count}": partial(_rate, folder, port, asked, stand.size.seconds)
                     for count, asked in names.items()
                 },
             )
@@ -51,10 +51,10 @@ def run(stand: Stand) -> Iterator[Figure]:
             what = f"answers, of {count} instance{'' if count == 1 else 's'}"
             target = A_SECOND if count == INSTANCES[0] else None
             yield figure(what, "/s", found[f"{count}"], target=target, note=f"asked by {by}")
-        single = [1e6 * one for one in _single(port, names[3][0], _SINGLE)]
+        single = [1e6 * one for one in _single(port, names[3][0], 4 * stand.size.registrations)]
         yield figure("one question at a time, p50", "µs", [percentile(single, 50)])
         yield figure("one question at a time, p99", "µs", [percentile(single, 99)])
-        changed = [1e6 * one for one in _changing(port, names[3][0], agent, _SINGLE // 10)]
+        changed = [1e6 * one for one in _changing(port, names[3][0], agent, stand.size.registrations)]
         yield figure("the first question after a change, p50", "µs", [percentile(changed, 50)])
 
 
@@ -81,7 +81,7 @@ def _rate(folder: Path, port: int, names: Sequence[str], seconds: float) -> floa
     questions = folder / "questions"
     questions.write_text("".join(f"{_NAME.format(name)} SRV\n" for name in names))
     load = ("-c", str(_WINDOW), "-q", str(_WINDOW), "-l", str(max(1, round(seconds))))
-    command = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", questions, *load]
+    command = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(questions), *load]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found, lost = _RATE.search(said), _LOST.search(said)
     if found is None or lost is None or int(lost[1]):

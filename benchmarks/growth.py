@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.discover import discovered, question
 from benchmarks.filled import MATCH, Filled, Stand
-from benchmarks.lookup import PREFIX
 from benchmarks.measure import Figure, Rounds, Target, absent, figure, interleaved, rate, ratio
 from benchmarks.mesh import Mesh
+from benchmarks.peers import PREFIX
 from benchmarks.processes import alone
 from benchmarks.wrk import Asking, get, missing
 from pmoves_mesh.core.projection import apply
@@ -54,7 +55,7 @@ def _over_http(stand: Stand) -> Iterator[Figure]:
         ):
             asked = {one.instances: Asking(stand.folder(), one.reader.port, questions(one)) for one in meshes}
             work: dict[str, Callable[[], float]] = {
-                f"{size}": lambda one=one: one.rate(stand.size.seconds) for size, one in asked.items()
+                f"{size}": partial(one.rate, stand.size.seconds) for size, one in asked.items()
             }
             found = interleaved(stand.size.rounds, work)
             yield from _told(what, {size: found[f"{size}"] for size in asked}, target)
@@ -103,5 +104,5 @@ def _applied(sizes: tuple[int, ...], rounds: int) -> dict[int, Rounds]:
 
         return rate(work, len(updates))
 
-    found = interleaved(2 * rounds, {f"{size}": lambda size=size: fold_in(size) for size in sizes})
+    found = interleaved(2 * rounds, {f"{size}": partial(fold_in, size) for size in sizes})
     return {size: found[f"{size}"] for size in sizes}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import http.client
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from statistics import median
 
 from benchmarks.filled import Filled, Stand, changing
 from benchmarks.measure import Figure, Rounds, Target, absent, figure, interleaved, ratio
@@ -21,7 +23,6 @@ TITLE = "lookup by name over HTTP"
 OF_NGINX = Target(at_least=0.4)
 OF_ETCD = Target(at_least=5)
 OF_CONSUL = Target(at_least=1)
-CHANGES_A_SECOND = (10, 100)
 
 _US = "pmoves-mesh"
 
@@ -43,12 +44,10 @@ def run(stand: Stand) -> Iterator[Figure]:
             asked[name] = Asking(stand.folder(), peer.port, peer.requests)
         stack.enter_context(alone([mesh.reader.pid, *(peer.pid for peer in peers.values())]))
         work: dict[str, Callable[[], float]] = {
-            name: lambda one=one: one.rate(stand.size.seconds) for name, one in asked.items()
+            name: partial(one.rate, stand.size.seconds) for name, one in asked.items()
         }
-        for per_second in CHANGES_A_SECOND:
-            work[f"{per_second}"] = lambda rate=per_second: while_changing(
-                mesh, asked[_US], stand.size.seconds, rate
-            )
+        for per_second in stand.size.changes_per_s:
+            work[f"{per_second}"] = partial(while_changing, mesh, asked[_US], stand.size.seconds, per_second)
         found = interleaved(stand.size.rounds, work)
     yield from _told(found, absences)
 
@@ -100,8 +99,7 @@ def while_changing(mesh: Filled, asked: Asking, seconds: float, per_second: floa
 def _told(found: dict[str, Rounds], absences: dict[str, str]) -> Iterator[Figure]:
     mine = found[_US]
     beside: dict[str, float | str] = {
-        name: figure(name, "/s", found[name]).value if name in found else absences[name]
-        for name in (NGINX, ETCD, CONSUL, BARE)
+        name: median(found[name]) if name in found else absences[name] for name in (NGINX, ETCD, CONSUL, BARE)
     }
     yield figure("answers", "/s", mine, beside=beside)
     for name, target in ((NGINX, OF_NGINX), (ETCD, OF_ETCD), (CONSUL, OF_CONSUL), (BARE, None)):
@@ -110,8 +108,8 @@ def _told(found: dict[str, Rounds], absences: dict[str, str]) -> Iterator[Figure
             yield ratio(what, mine, found[name], target)
         else:
             yield absent(what, "times", absences[name], target)
-    for per_second in CHANGES_A_SECOND:
-        rounds = found[f"{per_second}"]
+    for per_second in (name for name in found if name.isdigit()):
+        rounds = found[per_second]
         what = f"while the registry changes {per_second} times a second"
-        kept = figure(what, "/s", rounds).value / figure(what, "/s", mine).value
+        kept = median(rounds) / median(mine)
         yield figure(what, "/s", rounds, note=f"{kept:.2f} of those without")

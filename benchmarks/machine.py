@@ -42,7 +42,10 @@ def versions() -> Mapping[str, str]:
     """Returns the version of each program and library that takes part, as far as it is there."""
     found = {"Python": platform.python_version()}
     found |= {name: metadata.version(name) for name in _LIBRARIES}
-    commands = {**_PROGRAMS, "nats-server": (locate(os.environ).path, "--version")}
+    commands: dict[str, tuple[str, str]] = {
+        **_PROGRAMS,
+        "nats-server": (str(locate(os.environ).path), "--version"),
+    }
     for name, (program, option) in commands.items():
         path = shutil.which(program) or shutil.which(program, path="/usr/sbin")
         if path is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -60,9 +61,9 @@ def interleaved(rounds: int, work: Mapping[str, Callable[[], float]]) -> dict[st
     return found
 
 
-def figure(what: str, unit: str, rounds: Sequence[float], **more: object) -> Figure:
-    """Returns a figure whose value is the median of its rounds."""
-    return Figure(what=what, value=statistics.median(rounds), unit=unit, rounds=tuple(rounds), **more)
+def figure(what: str, unit: str, rounds: Sequence[float], **more: Any) -> Figure:
+    """Returns a figure whose value is the median of its rounds; `more` as `Figure` takes it."""
+    return Figure(what=what, value=median(rounds), unit=unit, rounds=tuple(rounds), **more)
 
 
 def ratio(what: str, mine: Rounds, theirs: Rounds, target: Target | None = None) -> Figure:

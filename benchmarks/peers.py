@@ -80,7 +80,7 @@ def etcd(folder: Path) -> Iterator[Peer]:
     client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
     own = ("--name", "one", "--initial-cluster", f"one={peer}", "--initial-advertise-peer-urls", peer)
     urls = ("--listen-peer-urls", peer, "--listen-client-urls", client, "--advertise-client-urls", client)
-    command = [program, "--data-dir", folder / "etcd", *own, *urls, "--log-level", "error"]
+    command: list[str | Path] = [program, "--data-dir", folder / "etcd", *own, *urls, "--log-level", "error"]
     with started(command, folder, port) as process:
         seconds_until(lambda: _healthy(port))
         yield Peer(port, process.pid, [])
@@ -126,7 +126,7 @@ def bare(folder: Path, answer: bytes, requests: list[bytes]) -> Iterator[Peer]:
     """Runs the least that a Python server can do, with one answer to everything."""
     port, file = free_port(), folder / "answer"
     file.write_bytes(answer)
-    command = [sys.executable, Path(__file__).with_name("bare.py"), str(port), file]
+    command: list[str | Path] = [sys.executable, Path(__file__).with_name("bare.py"), str(port), file]
     with started(command, folder, port) as process:
         yield Peer(port, process.pid, requests)
 

@@ -12,6 +12,7 @@ class Size(Struct, frozen=True, kw_only=True):
         name: `full` or `short`.
         rounds: how often each thing is measured, in turn with what it is compared with.
         seconds: how long a server is asked in each round.
+        changes_per_s: of the registry, while it is asked.
         services: for looking up by name.
         instances: for discovering by capabilities; 20 of them match.
         growth: numbers of instances, the smallest first.
@@ -32,6 +33,7 @@ class Size(Struct, frozen=True, kw_only=True):
     name: str
     rounds: int
     seconds: float
+    changes_per_s: tuple[int, ...]
     services: int
     instances: int
     growth: tuple[int, ...]
@@ -53,6 +55,7 @@ FULL = Size(
     name="full",
     rounds=5,
     seconds=3,
+    changes_per_s=(10, 100),
     services=1_000,
     instances=10_000,
     growth=(1_000, 10_000, 100_000),
@@ -72,8 +75,9 @@ FULL = Size(
 
 SHORT = Size(
     name="short",
-    rounds=3,
+    rounds=2,
     seconds=1,
+    changes_per_s=(100,),
     services=40,
     instances=40,
     growth=(40, 80),

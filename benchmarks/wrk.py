@@ -52,11 +52,12 @@ class Asking:
             RuntimeError: if one is no success.
         """
         load = ("-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s")
-        command = ["wrk", *load, "-s", self._script, f"http://127.0.0.1:{self._port}", "--", self._requests]
+        command = ["wrk", *load, "-s", str(self._script), f"http://127.0.0.1:{self._port}"]
+        command += ["--", str(self._requests)]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found = _RATE.search(said)
-        if found is None or (wrong := _WRONG.search(said)) is not None:
-            raise RuntimeError(f"port {self._port}: {wrong.group() if found else said}")
+        found, wrong = _RATE.search(said), _WRONG.search(said)
+        if found is None or wrong is not None:
+            raise RuntimeError(f"port {self._port}: {said if wrong is None else wrong.group()}")
         return float(found[1])
 
 
