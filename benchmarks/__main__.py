@@ -11,6 +11,7 @@ costs per node, service and change; `sdk`, what the whole mesh costs a program.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -54,6 +55,8 @@ def main() -> int:
     chosen = parser.parse_args()
     # A benchmark that is stopped ends what it started, as one that is interrupted does.
     signal.signal(signal.SIGTERM, _stopped)
+    # What is installed has its modules compiled, and so has what is measured.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if chosen.names and chosen.names[0] in OTHERS:
         for line in import_module(f"benchmarks.{chosen.names[0]}").run(*map(float, chosen.names[1:])):
             print(line, flush=True)

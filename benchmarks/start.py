@@ -30,6 +30,7 @@ def run(stand: Stand) -> Iterator[Figure]:
     try:
         server.start()
         agent.start()
+        _ended(*command, "--help"), _ended(*command, "version")  # which compiles what they import
         found = interleaved(
             stand.size.starts,
             {
