@@ -54,7 +54,9 @@ def chosen_at_once(facade: Facade, wanted: Choice) -> Sequence[bytes] | None:
         return None
     matching = choice.matching(registry, entries, wanted)
     best = choice.best_first(matching, wanted, node=facade.node, survey=Survey())
-    return body(listing.few(registry, best)) if best else None
+    if not best:
+        return None
+    return body(EncodedList(count=len(best), parts=[facade.encoded.joined(registry, best)]))
 
 
 def body(found: EncodedList) -> Sequence[bytes]:

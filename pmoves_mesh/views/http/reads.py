@@ -71,8 +71,8 @@ def found_at_once(facade: Facade, name: str) -> Sequence[bytes] | None:
     entries = query.resolve(registry, name, node=facade.node)
     if not 0 < len(entries) <= listing.AT_ONCE:
         return None
-    best = query.instance_view(registry, entries[0])
-    return listing.body(best, instances=listing.few(registry, entries))
+    encoded = [facade.encoded.of(registry, entry) for entry in entries]
+    return [encoded[0][:-1], b',"instances":[', b",".join(encoded), b"]}"]
 
 
 async def discover(request: web.Request) -> Answer:
