@@ -179,3 +179,18 @@ def test_other_hosts_are_held_to_their_rate(mesh: Served):
     assert answers[0] is not None
     assert answers[3] is None
     assert quick.answer(SERVICE, LOCAL) is not None
+
+
+async def test_one_choice_in_other_words_is_cut_to_each_limit(quick: QuickAnswers):
+    counts = []
+    for body in (
+        b'{"capabilities": ["rag"], "limit": 1}',
+        b'["rag"]',
+        b'{"limit":2,"capabilities":["RAG"]}',
+        b'"rag"',
+    ):
+        head = b"POST /api/discover HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        answer = quick.answer(head + body, LOCAL)
+        assert answer is not None
+        counts.append(answer.partition(b"\r\n\r\n")[2].partition(b",")[0])
+    assert counts == [b'{"count":1', b'{"count":2', b'{"count":2', b'{"count":2']

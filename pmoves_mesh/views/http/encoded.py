@@ -6,7 +6,6 @@ the pieces that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -43,10 +42,6 @@ class EncodedInstances:
         # By its identity, which nothing else can have while the entry itself is held here.
         self._kept: dict[int, _Pieces] = {}
         self.kept_bytes = 0
-
-    def joined(self, registry: Registry, entries: Sequence[InstanceEntry]) -> bytes:
-        """Returns the items of a JSON array, without its brackets."""
-        return b",".join([self.of(registry, entry) for entry in entries])
 
     def of(self, registry: Registry, entry: InstanceEntry) -> bytes:
         """Returns one instance as a JSON object."""

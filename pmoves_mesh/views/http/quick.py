@@ -15,6 +15,7 @@ from email.utils import formatdate
 from typing import Final, NamedTuple
 
 from pmoves_mesh.core.registry import Registry
+from pmoves_mesh.core.where import ANYWHERE
 from pmoves_mesh.errors import InvalidFieldError, RateLimitedError
 from pmoves_mesh.views.http import answers, choosing, inputs, reads
 from pmoves_mesh.views.http.facade import Facade
@@ -23,6 +24,7 @@ from pmoves_mesh.views.http.limits import Limits
 REQUEST_BYTES_MAX: Final = 4096
 
 _KEPT_BYTES_MAX: Final = 8 * 1024 * 1024
+_ENTRY_BYTES: Final = 500
 _ANSWER_BYTES_MAX: Final = 64 * 1024
 
 # A request is taken only if all of it is exactly this: nothing here has to guess where it ends, or what
@@ -61,6 +63,9 @@ class QuickAnswers:
         self._of: tuple[Registry, int, int] = (facade.replica.registry, -1, -1)
         self._kept: dict[bytes, _Kept] = {}
         self._kept_bytes = 0
+        # What has some capabilities is found once, for whoever asks in whichever words, and for how much.
+        self._ranked: dict[tuple[str, ...], Sequence[bytes]] = {}
+        self._ranked_bytes = 0
         self._date = (0, b"")
 
     @property
@@ -85,6 +90,7 @@ class QuickAnswers:
         of = (registry, registry.version, registry.position)
         if self._of != of:
             self._of, self._kept, self._kept_bytes = of, {}, 0
+            self._ranked, self._ranked_bytes = {}, 0
         found = self._kept.get(data) or self._find(data)
         if found is None:
             return None
@@ -121,7 +127,20 @@ class QuickAnswers:
             wanted = inputs.choice(body)
         except InvalidFieldError:
             return None
-        return choosing.chosen_at_once(self._facade, wanted)
+        plain = wanted.where == ANYWHERE and wanted.prefer == "local"
+        ranked = self._ranked.get(wanted.capabilities) if plain else None
+        if ranked is None:
+            ranked = choosing.ranked_at_once(self._facade, wanted)
+            if plain:
+                self._keep_ranked(wanted.capabilities, ranked)
+        return choosing.cut(ranked, wanted.limit) if ranked else None
+
+    def _keep_ranked(self, capabilities: tuple[str, ...], ranked: Sequence[bytes]) -> None:
+        size = _ENTRY_BYTES + sum(map(len, ranked))
+        if self._ranked_bytes + size > _KEPT_BYTES_MAX:
+            self._ranked, self._ranked_bytes = {}, 0
+        self._ranked[capabilities] = ranked
+        self._ranked_bytes += size
 
     def _rendered(self, parts: Sequence[bytes]) -> tuple[bytes, bytes]:
         """Returns an answer in two pieces, between which its date belongs."""
