@@ -186,7 +186,7 @@ async def test_one_choice_in_other_words_is_cut_to_each_limit(quick: QuickAnswer
     for body in (
         b'{"capabilities": ["rag"], "limit": 1}',
         b'["rag"]',
-        b'{"limit":2,"capabilities":["RAG"]}',
+        b'{"limit":2,"capabilities":["rag"]}',
         b'"rag"',
     ):
         head = b"POST /api/discover HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)

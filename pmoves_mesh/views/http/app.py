@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -58,7 +59,8 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app.cleanup_ctx.extend((blocking.follow, watches.follow))
     app.on_shutdown.extend((blocking.end, watches.end))
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
-    app[OPENAPI] = openapi.document(ROUTES)
+    document: Callable[[], bytes] = cache(lambda: openapi.document(ROUTES))
+    app[OPENAPI] = document
     app.on_response_prepare.append(answers.finish_headers)
     for route in (*ROUTES, *consul.ROUTES):
         app.router.add_route(route.method, route.path, _handler(route))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,7 +23,7 @@ from pmoves_mesh.views.http.shapes import Health, Index, NodeLoad, Ready
 from pmoves_mesh.views.http.watches import WATCHES
 
 ENDPOINTS: Final = web.AppKey("endpoints", dict[str, str])
-OPENAPI: Final = web.AppKey("openapi", bytes)
+OPENAPI: Final[web.AppKey[Callable[[], bytes]]] = web.AppKey("openapi")
 
 
 async def index(request: web.Request) -> Answer:
@@ -159,4 +160,4 @@ async def readyz(request: web.Request) -> Answer:
 
 async def openapi(request: web.Request) -> Answer:
     """Answers `GET /openapi.json`."""
-    return Answer(parts=[request.app[OPENAPI]])
+    return Answer(parts=[await asyncio.to_thread(request.app[OPENAPI])])
