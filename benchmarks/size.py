@@ -54,7 +54,7 @@ class Size(Struct, frozen=True, kw_only=True):
 FULL = Size(
     name="full",
     rounds=5,
-    seconds=3,
+    seconds=2,
     changes_per_s=(10, 100),
     services=1_000,
     instances=10_000,
