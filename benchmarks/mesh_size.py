@@ -26,6 +26,7 @@ PROCESSES = 4
 
 _REACH_S = 60.0
 _MB = 1e6
+_SHARE = "% of a core"
 
 
 class AtRest(NamedTuple):
@@ -57,24 +58,22 @@ def run(stand: Stand) -> Iterator[Figure]:
         )
         for agents in size.agents
     }
-    smallest, largest = found[min(found)], found[max(found)]
     for agents, one in found.items():
-        with_server = one.percent + one.server_percent
-        note = f"of that the nats-server {one.server_percent:.3f}; {one.bytes / _MB:.1f} MB each"
-        yield figure(
-            f"an agent among {agents} at rest",
-            "% of a core",
-            [with_server],
-            sizes=("each agent at rest", agents),
-            note=note,
-        )
-    grown = f"that, among {max(found)} against {min(found)}"
+        server = f"{one.server_percent:.3f} % of the nats-server beside it; {one.bytes / _MB:.0f} MB each"
+        sizes = ("each agent at rest", agents)
+        yield figure(f"an agent among {agents} at rest", _SHARE, [one.percent], sizes=sizes, note=server)
     # What takes less than a tick of the clock in all is not seen to take anything.
     least = 1 / (size.idle_s * min(found))
-    factor = (largest.percent + largest.server_percent) / max(
-        smallest.percent + smallest.server_percent, least
-    )
-    yield figure(grown, "times", [factor], target=FLAT)
+    for what, taken in (
+        ("an agent at rest", {agents: one.percent for agents, one in found.items()}),
+        (
+            "with its part of the nats-server",
+            {n: one.percent + one.server_percent for n, one in found.items()},
+        ),
+    ):
+        grown = taken[max(found)] / max(taken[min(found)], least)
+        target = FLAT if what == "an agent at rest" else None
+        yield figure(f"{what}, among {max(found)} against {min(found)}", "times", [grown], target=target)
     for agents, one in found.items():
         worst = f"the worst of {len(one.reached_ms)}: {percentile(one.reached_ms, 100):.0f} ms"
         target = WITHIN if agents == max(found) else None
