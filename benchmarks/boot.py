@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from benchmarks.agents import Agent
 from benchmarks.filled import Stand
 from benchmarks.measure import Figure, Target, figure
-from benchmarks.processes import processor_s, seconds_until
+from benchmarks.processes import processor_s, resident_bytes, seconds_until
 
 TITLE = "boot"
 FROM_SNAPSHOT = Target(at_most=1.5)
@@ -23,7 +23,8 @@ _BUCKET_ROUNDS = 3
 def run(stand: Stand) -> Iterator[Figure]:
     """Yields the figures."""
     instances = stand.size.growth[-1]
-    agent = stand.filled(instances).reader
+    full = stand.filled(instances)
+    agent = full.reader
     last = f"service-{instances - 1}"
     snapshot, current, bucket, used = [], [], [], []
     for _ in range(stand.size.rounds):
@@ -40,6 +41,8 @@ def run(stand: Stand) -> Iterator[Figure]:
     yield figure(f"from the local snapshot until it is current, {among}", "s", current)
     yield figure(f"from the bucket, verified, until it is current, {among}", "s", bucket, target=FROM_BUCKET)
     yield figure("processor of the agent for that", "s", used)
+    each = (resident_bytes(agent.pid) - full.empty_bytes) / instances
+    yield figure("memory of each instance after that", "KB", [each / 1e3])
 
 
 def _boot(agent: Agent, service: str) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -249,23 +249,30 @@ class Replica:
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        read = {entry.key: records.readable(entry.value) async for entry in self._bucket.load()}
-        found = {key: record for key, record in read.items() if record is not None}
+        found: dict[str, Record] = {}
+        async for entry in self._bucket.load():
+            if (record := records.readable(entry.value)) is not None:
+                found[entry.key] = record
         for key, value in (carried or {}).items():
             if (record := records.readable(value)) is not None:
                 found[key] = records.merged(found.get(key), record) or found[key]
         self._subscribers.forget()
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
-        ordered = sorted(found.values(), key=lambda record: record.position)
-        for first in range(0, len(ordered), _PROVED_AT_ONCE):
-            for index, one in enumerate(await self._proved(ordered[first : first + _PROVED_AT_ONCE])):
+        anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
+        # Each is let go once it was folded in: what is made of the next ones takes its place in memory.
+        ordered = sorted(found.values(), key=lambda record: record.position, reverse=True)
+        count = len(found)
+        found.clear()
+        while ordered:
+            some = [ordered.pop() for _ in range(min(_PROVED_AT_ONCE, len(ordered)))]
+            for index, one in enumerate(await self.verifier.proved_all(some)):
                 await self._fold_record(registry, one.record, one)
                 if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
-        registry.anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
+        registry.anchor = anchor
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
@@ -275,13 +282,7 @@ class Replica:
         self._subscribers.tell_replaced()
         self._subscribers.tell()
         self._informed = self._informed and carried is None
-        return len(found)
-
-    async def _proved(self, some: Sequence[Record]) -> Sequence[Proved]:
-        """Returns records as they are to be folded in; of many, the signatures were verified at once."""
-        if len(some) < _PROVED_AT_ONCE:
-            return [Proved(record, message_of(record)) for record in some]
-        return await self.verifier.proved_at_once(some)
+        return count
 
     async def _take(self, batch: TailBatch) -> None:
         await self._check_whole(batch)

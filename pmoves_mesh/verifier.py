@@ -29,6 +29,7 @@ _COMPLAINT_EVERY_S: Final = 60.0
 _COMPLAINERS_MAX: Final = 1000
 _UNKNOWN_KEPT_S: Final = 5.0
 _UNKNOWN_MAX: Final = 10_000
+_SHARED_MIN: Final = 64
 _THREADS: Final = min(4, os.cpu_count() or 1)
 
 
@@ -71,9 +72,11 @@ class Verifier:
         self._unknown: dict[str, float] = {}
         self._complained: dict[tuple[str, str], float] = {}
 
-    async def proved_at_once(self, records: Sequence[Record]) -> list[Proved]:
-        """Returns records with the proofs of their signatures, verified on all cores at once."""
+    async def proved_all(self, records: Sequence[Record]) -> list[Proved]:
+        """Returns records as they are to be folded in; of many, the signatures are verified on all cores."""
         both = [Proved(record, message_of(record)) for record in records]
+        if len(both) < _SHARED_MIN:
+            return both
         size = -(-len(both) // _THREADS)
         shares = [both[first : first + size] for first in range(0, len(both), size)]
         await asyncio.gather(*(asyncio.to_thread(self._prove, share) for share in shares))

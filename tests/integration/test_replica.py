@@ -88,6 +88,7 @@ async def test_a_boot_from_the_bucket_leaves_what_was_followed_before_behind():
 
 async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pmoves_mesh.replica._PROVED_AT_ONCE", 8)
+    monkeypatch.setattr("pmoves_mesh.verifier._SHARED_MIN", 8)
     node = Node()
     for number in range(1, 21):
         await node.materialise(registered(number, instance(f"service-{number}")), position=number)
