@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Never
@@ -22,6 +23,7 @@ from typing import Never
 from benchmarks import curves, machine, report
 from benchmarks.filled import Stand
 from benchmarks.measure import Figure
+from benchmarks.processes import end_descendants
 from benchmarks.report import Report
 from benchmarks.size import FULL, SHORT, Size
 
@@ -82,7 +84,9 @@ def _measure(names: tuple[str, ...], size: Size) -> Report:
         rows={},
         broken={},
     )
-    with Stand(size) as stand:
+    with ExitStack() as stack:
+        stack.callback(end_descendants)
+        stand = stack.enter_context(Stand(size))
         for name in sorted(names, key=lambda name: SHARING.index(name) if name in SHARING else len(SHARING)):
             if name not in SHARING:
                 stand.clear()
