@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import time
@@ -57,6 +58,9 @@ def main() -> int:
     chosen = parser.parse_args()
     # A benchmark that is stopped ends what it started, as one that is interrupted does.
     signal.signal(signal.SIGTERM, _stopped)
+    # A thousand watchers are a thousand open files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What is installed has its modules compiled, and so has what is measured.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if chosen.names and chosen.names[0] in OTHERS:
