@@ -109,9 +109,16 @@ def _measure_row(name: str, stand: Stand, found: Report) -> None:
             figures.append(one)
             print(f"  {one.what:<64} {report.shown(one):>16}  {_beside(one)}", flush=True)
     except Exception as error:  # noqa: BLE001 - the others are measured all the same, and it is told at the end
-        found.broken[name] = f"{type(error).__name__}: {error}"
+        found.broken[name] = _in_words(error)
         print(f"  {found.broken[name]}", flush=True)
     print(f"  {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _in_words(error: BaseException) -> str:
+    """Returns what went wrong first; several may have waited together for the same thing."""
+    if isinstance(error, BaseExceptionGroup):
+        return _in_words(error.exceptions[0])
+    return f"{type(error).__name__}: {error}"
 
 
 def _beside(one: Figure) -> str:

@@ -81,6 +81,7 @@ class Stand:
 def filled(folder: Path, instances: int) -> Iterator[Filled]:
     """Runs a mesh of so many instances while the context lasts."""
     with mesh(folder, "writer", "reader") as (server, (writer, reader)):
+        writer.ask("DELETE", "/api/services/of-writer")  # a node holds 100,000 at most
         empty = resident_bytes(reader.pid)
         fill(writer, (record(number, instances) for number in range(instances)))
         seconds_until(lambda: reader.knows(f"service-{instances - 1}"), _SETTLED_S)
