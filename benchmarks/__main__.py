@@ -1,7 +1,8 @@
 """`make bench`: measures what discovery exists for, beside what one would pick instead, and reports it.
 
-`python -m benchmarks NAME...` measures some rows of the table alone and writes nothing; `--short` takes
-seconds instead of minutes, for figures that mean nothing, and `--into FOLDER` writes the report elsewhere.
+`python -m benchmarks NAME...` measures some rows of the table alone and writes nothing, or with `--again`
+puts them into the report, as where something else disturbed them; `--short` takes seconds instead of minutes, for
+figures that mean nothing, and `--into FOLDER` writes the report elsewhere.
 What else is measured has a name too: `checks`, what it costs an agent to look after a thousand services;
 `choosing`, what it costs to know of hosts and to choose among many; `liveness`, how soon a lost node is
 known to be lost; `reliability`, what faults of servers, network and agents cost; `scale`, what a mesh
@@ -54,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join((*ROWS, *OTHERS))}")
     parser.add_argument("--short", action="store_true", help="see that each runs, in seconds")
+    parser.add_argument("--again", action="store_true", help="put these into the report that is there")
     parser.add_argument("--into", type=Path, help="where the report is written")
     chosen = parser.parse_args()
     # A benchmark that is stopped ends what it started, as one that is interrupted does.
@@ -70,8 +72,10 @@ def main() -> int:
     if unknown := set(chosen.names) - set(ROWS):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
     found = _measure(tuple(chosen.names) or ROWS, SHORT if chosen.short else FULL)
-    into = chosen.into or (None if chosen.names or chosen.short else Path(__file__).parent)
+    partly = (chosen.names and not chosen.again) or chosen.short
+    into = chosen.into or (None if partly else Path(__file__).parent)
     if into is not None:
+        found = report.merged(into, found) if chosen.again else found
         _write(found, into)
     print()
     print("\n".join(report.missed(found)) or "no target is missed", flush=True)

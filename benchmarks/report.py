@@ -40,6 +40,18 @@ def write(report: Report, folder: Path, titles: Mapping[str, str], curves: Seque
     (folder / "RESULTS.md").write_text("\n".join(_page(report, titles, curves)) + "\n")
 
 
+def merged(folder: Path, later: Report) -> Report:
+    """Returns the report that a folder holds, with the rows of a later one in the place of its own."""
+    report = msgspec.json.decode((folder / "results.json").read_bytes(), type=Report)
+    report.rows = {name: later.rows.get(name, figures) for name, figures in report.rows.items()}
+    report.broken = {
+        name: why for name, why in report.broken.items() if name not in later.rows
+    } | later.broken
+    again = f"{', '.join(later.rows)} measured again at {later.began}, {later.others}"
+    report.others = f"{report.others}; {again}"
+    return report
+
+
 def missed(report: Report) -> list[str]:
     """Returns a line for each target that is not met, and for each that could not be measured."""
     lines = []

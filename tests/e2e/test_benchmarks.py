@@ -64,6 +64,17 @@ def test_each_row_of_the_table_is_measured_and_reported(name: str, tmp_path: Pat
         assert CURVE.search(page)
 
 
+def test_a_row_that_is_measured_again_takes_its_place_in_the_report(tmp_path: Path):
+    into = ("--short", "--into", tmp_path)
+    subprocess.run(bench("resolve", "fold", *into), cwd=ROOT, check=True, capture_output=True)
+    first = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=Report)
+    subprocess.run(bench("fold", "--again", *into), cwd=ROOT, check=True, capture_output=True)
+    again = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=Report)
+    assert again.rows["resolve"] == first.rows["resolve"]
+    assert again.rows["fold"] != first.rows["fold"]
+    assert "fold measured again at" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_a_benchmark_that_is_stopped_ends_whatever_it_started(tmp_path: Path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
