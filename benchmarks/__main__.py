@@ -1,8 +1,8 @@
 """`make bench`: measures what discovery exists for, beside what one would pick instead, and reports it.
 
 `python -m benchmarks NAME...` measures some rows of the table alone and writes nothing, or with `--again`
-puts them into the report, as where something else disturbed them; `--short` takes seconds instead of minutes, for
-figures that mean nothing, and `--into FOLDER` writes the report elsewhere.
+puts them into the report, as where something else disturbed them. `--short` takes seconds instead of
+minutes, for figures that mean nothing, and `--into FOLDER` writes the report elsewhere.
 What else is measured has a name too: `checks`, what it costs an agent to look after a thousand services;
 `choosing`, what it costs to know of hosts and to choose among many; `liveness`, how soon a lost node is
 known to be lost; `reliability`, what faults of servers, network and agents cost; `scale`, what a mesh
