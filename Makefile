@@ -85,8 +85,8 @@ lint: $(DEV) ## Check style, types, who imports whom, secrets in the tree and vu
 	@$(BIN)/python .ci/secret_scan.py
 	@$(BIN)/python .ci/dependency_audit.py
 
-bench: $(DEV) ## Measure against the figures in DESIGN.md
-	@$(BIN)/python -m benchmarks
+bench: $(DEV) ## Measure against targets and peers, and write benchmarks/RESULTS.md (NAMES=lookup: some of it, to the screen)
+	@$(BIN)/python -m benchmarks $(NAMES)
 
 screenshots: $(DEV) ## Take the pictures in docs/screenshots/ anew, those that would show something else
 	@$(BIN)/python tests/screenshots.py

@@ -5,42 +5,16 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.processes import READY_S, ROOT, free_port, seconds_until
 from pmoves_mesh.server.binary import locate
-
-ROOT = Path(__file__).resolve().parents[1]
-READY_S = 30.0
-_POLL_S = 0.005
-
-
-def free_port() -> int:
-    """Returns a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def seconds_until(condition: Callable[[], bool], within_s: float = READY_S) -> float:
-    """Returns after how many seconds a condition holds.
-
-    Raises:
-        RuntimeError: if it does not in time.
-    """
-    began = time.perf_counter()
-    while not condition():
-        if time.perf_counter() - began > within_s:
-            raise RuntimeError(f"not within {within_s:g} s")
-        time.sleep(_POLL_S)
-    return time.perf_counter() - began
 
 
 class Server:
@@ -60,7 +34,7 @@ class Server:
         config = self._folder / "nats.conf"
         store = f'jetstream {{ store_dir: "{self._folder}/store", sync_interval: {self._sync} }}'
         config.write_text(f"listen: 127.0.0.1:{self.port}\nhttp: 127.0.0.1:{self._monitor}\n{store}\n")
-        command = [locate(os.environ).path, "-c", config]
+        command = [str(locate(os.environ).path), "-c", str(config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         seconds_until(self._answers)
 
@@ -119,15 +93,34 @@ class Agent:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps its database."""
+        return self._folder / self.name
+
     def start(self) -> None:
         """Starts it, and waits until it has joined the mesh."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Starts it."""
         command = [sys.executable, "-m", "pmoves_mesh", "agent"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
+
+    def wait_ready(self, within_s: float = READY_S) -> None:
+        """Waits until it has joined the mesh, and knows what the mesh knows."""
         try:
-            seconds_until(lambda: self.status("/readyz") == 200)
+            seconds_until(lambda: self.status("/readyz") == 200, within_s)
         except RuntimeError:
             raise RuntimeError(f"the agent is not ready: {self.log.read_text()[-500:]}") from None
 
@@ -143,13 +136,27 @@ class Agent:
             self._process.send_signal(signal.SIGCONT)
             self._process.wait()
 
-    def register(self, service: str) -> None:
+    def register(self, service: str, **more: object) -> None:
         """Registers a service on it."""
-        body = msgspec.json.encode({"name": service, "host": "127.0.0.1", "port": 9000})
+        body = {"name": service, "host": "127.0.0.1", "port": 9000, **more}
+        self.ask("POST", "/api/services", msgspec.json.encode(body))
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """Returns what it answers.
+
+        Raises:
+            RuntimeError: if that is no success.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request("POST", "/api/services", body)
-        assert connection.getresponse().status == 200
-        connection.close()
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+        if response.status not in {200, 202}:
+            raise RuntimeError(f"{method} {path}: {answer.decode()[:200]}")
+        return answer
 
     def knows(self, service: str) -> bool:
         """Returns whether it would send a client to a service."""
@@ -177,10 +184,10 @@ def status(port: int, path: str) -> int:
 
 
 @contextmanager
-def mesh(folder: Path, *names: str) -> Iterator[tuple[Server, list[Agent]]]:
+def mesh(folder: Path, *names: str, **settings: str) -> Iterator[tuple[Server, list[Agent]]]:
     """Gives a server, and agents on it that run, each with a service `of-<name>` that all others know."""
     server = Server(folder)
-    agents = [Agent(folder, name, {"NATS_URL": server.url}) for name in names]
+    agents = [Agent(folder, name, {"NATS_URL": server.url, **settings}) for name in names]
     try:
         server.start()
         for agent in agents:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.agents import Agent, mesh
 from benchmarks.mesh import MESH, NODES, Mesh
-from benchmarks.two_hosts import agent, free_port
 from pmoves_mesh.agent.resources.detection import Detection
 from pmoves_mesh.core import lease
 from pmoves_mesh.core.choice import Choice, best_first, matching
@@ -75,38 +73,29 @@ def _choices(mesh: Mesh) -> Iterator[str]:
 
 def _asking() -> Iterator[str]:
     """Asks one of several agents for the least loaded node, first and then again and again."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        nats_port, usual = free_port(), {"PMOVES_LEASE_TTL_S": str(TTL_S), "PMOVES_DNS_PORT": "0"}
-        ports = []
-        for number in range(AGENTS):
-            place = "PMOVES_NATS_PORT" if number == 0 else "NATS_URL"
-            value = str(nats_port) if number == 0 else f"nats://127.0.0.1:{nats_port}"
-            ports.append(stack.enter_context(agent(folder, f"node-{number}", {**usual, place: value})))
-            _ask(ports[-1], "/api/services", {"name": "whisper", "port": 9000, "capabilities": ["stt"]})
+    names = [f"node-{number}" for number in range(AGENTS)]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        mesh(Path(name), *names, PMOVES_LEASE_TTL_S=str(TTL_S)) as (_, agents),
+    ):
+        for agent in agents:
+            agent.register("whisper", capabilities=["stt"])
         time.sleep(TTL_S)
-        first = {prefer: _time(ports[0], prefer) for prefer in ("local", "least_loaded", "nearest")}
+        first = {prefer: _time(agents[0], prefer) for prefer in ("local", "least_loaded", "nearest")}
         for prefer, first_ms in first.items():
-            taken = sorted(_time(ports[0], prefer) for _ in range(ASKED))
+            taken = sorted(_time(agents[0], prefer) for _ in range(ASKED))
             median_ms, worst_ms = statistics.median(taken), taken[int(ASKED * 0.99)]
             later = f"then median {median_ms:5.2f}, p99 {worst_ms:5.2f}"
             yield f"asked for {prefer:<12} at first {first_ms:6.2f} ms, {later}"
 
 
-def _time(port: int, prefer: str) -> float:
+def _time(agent: Agent, prefer: str) -> float:
+    body = msgspec.json.encode({"capabilities": ["stt"], "prefer": prefer})
     began = time.perf_counter()
-    found = _ask(port, "/api/discover", {"capabilities": ["stt"], "prefer": prefer})
+    found = msgspec.json.decode(agent.ask("POST", "/api/discover", body))
     taken_ms = (time.perf_counter() - began) * 1000
     assert found["count"] == AGENTS
     return taken_ms
-
-
-def _ask(port: int, path: str, body: object) -> dict[str, object]:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("POST", path, msgspec.json.encode(body))
-    found: dict[str, object] = msgspec.json.decode(connection.getresponse().read())
-    connection.close()
-    return found
 
 
 def _line(what: str, work: Callable[[], object], rounds: int = 20) -> str:

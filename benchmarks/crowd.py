@@ -13,19 +13,21 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import msgspec
 import structlog
 
-from benchmarks.agents import ROOT, Server, free_port, seconds_until, status
+from benchmarks.agents import Server, status
+from benchmarks.processes import ROOT, end, free_port, processor_s, resident_bytes, seconds_until
 from pmoves_mesh.agent.agent import serve
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
 
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_LEAVE_S = 30.0
 
 
 class Crowd:
@@ -61,7 +63,7 @@ class Crowd:
             self.ports += msgspec.json.decode(process.stdout.readline(), type=list[int])
             first += len(share)
         for port in self.ports:
-            seconds_until(lambda port=port: status(port, "/readyz") == 200)
+            seconds_until(partial(_is_ready, port))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +71,9 @@ class Crowd:
             assert process.stdin is not None
             process.stdin.close()
         for process in self._running:
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LEAVE_S)
+            end(process)
         self._stack.close()
 
     def processor_s(self) -> float:
@@ -81,21 +85,8 @@ class Crowd:
         return sum(resident_bytes(process.pid) for process in self._running)
 
 
-def processor_s(pid: int) -> float:
-    """Returns the seconds of processor that a process has used.
-
-    Source: proc(5), /proc/pid/stat.
-    """
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
-
-
-def resident_bytes(pid: int) -> int:
-    """Returns the memory that a process uses.
-
-    Source: proc(5), /proc/pid/statm.
-    """
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _is_ready(port: int) -> bool:
+    return status(port, "/readyz") == 200
 
 
 async def _run(url: str, first: int, count: int) -> None:

@@ -20,8 +20,9 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.agents import Agent, Server, seconds_until
+from benchmarks.agents import Agent, Server
 from benchmarks.mesh import MESH, Mesh
+from benchmarks.processes import seconds_until
 from pmoves_mesh.agent.history.desk import HistoryDesk
 from pmoves_mesh.agent.history.frames import Setup
 from pmoves_mesh.core.history import EventsWanted, KeepUpTo, NodesAt, Question, Selection, ServicesAt

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import structlog
 
-from benchmarks.agents import Agent, Server, free_port, mesh, seconds_until
+from benchmarks.agents import Agent, Server, mesh
+from benchmarks.processes import free_port, seconds_until
 from pmoves_mesh.agent.agent import serve
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.config import load
@@ -228,10 +229,10 @@ async def _idle(folder: Path, seconds: float) -> list[str]:
         async with asyncio.TaskGroup() as group, Connection(NatsSettings(servers=(server.url,))) as watching:
             await watching.wait_connected(5)
             for number in range(AGENTS):
-                listening = asyncio.Event()
+                listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
                 config = load(_settings(server, f"node-{number}"), folder)
-                group.create_task(serve(config, clock, stop, listening=lambda _, at=listening: at.set()))
-                await listening.wait()
+                group.create_task(serve(config, clock, stop, listening=listening.set_result))
+                await listening
             await asyncio.sleep(3 * TTL_S)
             events, leases = await _lasting(watching), await _written(watching)
             cpu, carried = time.process_time(), server.carried()

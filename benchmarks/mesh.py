@@ -14,8 +14,7 @@ from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.core.trust import Trust
 from pmoves_mesh.pki.authority import Authority
 from pmoves_mesh.pki.identity import Identity, verified_identity
-from pmoves_mesh.pki.keystore import NODE_LIFETIME_S
-from pmoves_mesh.pki.templates import CertificateRequest
+from pmoves_mesh.pki.templates import NODE_LIFETIME_S, CertificateRequest
 
 MESH = "bench"
 NODES = 50

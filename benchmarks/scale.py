@@ -29,9 +29,11 @@ import structlog
 from msgspec import Struct
 from secured import SecuredMesh
 
-from benchmarks.agents import Server, free_port
-from benchmarks.crowd import Crowd, processor_s, resident_bytes
+from benchmarks.agents import Server
+from benchmarks.crowd import Crowd
 from benchmarks.mesh import MESH, Mesh
+from benchmarks.mesh_size import PROCESSES, at_rest, post_service
+from benchmarks.processes import free_port, processor_s, resident_bytes
 from pmoves_mesh.core import snapshot
 from pmoves_mesh.core.names import bucket_stream, spiffe_id
 from pmoves_mesh.core.witness import announce_interval_s
@@ -42,7 +44,6 @@ from pmoves_mesh.log.topology import EVENTS, LEASES, REGISTRY
 from pmoves_mesh.server.access import Access, Member
 
 CROWDS = (10, 100, 500)
-PROCESSES = 4
 CHANGES = 1_000
 INSTANCES = (1_000, 10_000, 100_000)
 MEMBERS = (10, 100, 1_000, 4_000)
@@ -52,7 +53,6 @@ IN_FLIGHT = 64
 REACHED = 20
 SETTLE_S = 20.0
 IDLE_S = 30.0
-WITHIN_S = 60.0
 _KB = 1024
 
 
@@ -86,7 +86,21 @@ def run(idle_s: float = IDLE_S) -> Iterator[str]:
             yield from asyncio.run(_members(folder, members))
     for agents in CROWDS:
         with _folder() as folder:
-            yield from asyncio.run(_crowd(folder, agents, idle_s))
+            found = at_rest(folder, agents, settle_s=SETTLE_S, idle_s=idle_s, reaches=REACHED)
+        yield f"{agents} agents in {PROCESSES} processes, at rest"
+        yield _line("each takes", f"{found.percent:.3f} % of a processor, {found.bytes / _KB**2:.1f} MB")
+        yield _line(
+            "the server takes for each",
+            f"{found.server_percent:.4f} %, {found.server_bytes / _KB**2:.2f} MB",
+        )
+        yield _line(
+            "each sends and receives",
+            f"{found.messages_per_s:.1f} messages, {found.bytes_per_s:.0f} bytes a second",
+        )
+        yield _line(
+            "a change is told by all of them within",
+            f"{statistics.median(found.reached_ms):.0f} ms, at worst {max(found.reached_ms):.0f} ms",
+        )
 
 
 @contextmanager
@@ -159,7 +173,7 @@ async def _changes(folder: Path) -> list[str]:
                     "capabilities": ["rag", "search", "gpu"],
                     "metadata": {"version": "1.2.3", "zone": "rack-7"},
                 }
-                await _post(crowd.ports[0], msgspec.json.encode(body))
+                await post_service(crowd.ports[0], msgspec.json.encode(body))
             elapsed = time.perf_counter() - began
             await asyncio.sleep(2)
             after, then = await _stored(connection, EVENTS), server.carried()
@@ -175,16 +189,6 @@ async def _changes(folder: Path) -> list[str]:
         _line("processor of the server", f"{server_s * 1000:.2f} ms"),
         _line("one after another", f"{CHANGES / elapsed:.0f} a second"),
     ]
-
-
-async def _post(port: int, body: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST /api/services HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
-    answer = await reader.read()
-    writer.close()
-    if b" 200 " not in answer.partition(b"\r\n")[0]:
-        raise RuntimeError(answer.decode())
 
 
 async def _leases(folder: Path) -> list[str]:
@@ -243,60 +247,3 @@ async def _members(folder: Path, members: int) -> list[str]:
 def _member(mesh: str, name: str, drawn: random.Random) -> Member:
     pin = drawn.randbytes(32).hex()
     return Member(identity=spiffe_id(mesh, "node", name), kind="node", name=name, pins=(pin,))
-
-
-async def _crowd(folder: Path, agents: int, idle_s: float) -> list[str]:
-    """Measures a mesh at rest, and how soon a change at one agent is told by every other."""
-    async with _server(folder) as (server, connection):
-        processes = min(PROCESSES, agents)
-        with Crowd(server, folder, agents, processes) as crowd:
-            await asyncio.sleep(SETTLE_S)
-            used, server_used, carried = crowd.processor_s(), processor_s(server.pid), server.carried()
-            await asyncio.sleep(idle_s)
-            used, server_used = crowd.processor_s() - used, processor_s(server.pid) - server_used
-            then = server.carried()
-            reached = [await _reaches_all(crowd, f"reach-{number}") for number in range(REACHED)]
-            memory, held = crowd.resident_bytes(), resident_bytes(server.pid)
-            leases, _ = await _stored(connection, bucket_stream(LEASES))
-    each = 100 / idle_s / agents
-    messages, sent = ((then[side] - carried[side]) / idle_s / agents for side in (0, 1))
-    return [
-        f"{agents} agents in {processes} processes, at rest; {leases} leases",
-        _line("each takes", f"{used * each:.3f} % of a processor"),
-        _line("memory, divided among them", f"{memory / agents / _KB**2:.1f} MB"),
-        _line("the server takes for each", f"{server_used * each:.4f} %, {held / agents / _KB**2:.2f} MB"),
-        _line("each sends and receives", f"{messages:.1f} messages, {sent:.0f} bytes a second"),
-        _line(
-            "a change is told by all of them within",
-            f"{statistics.median(reached) * 1000:.0f} ms, at worst {max(reached) * 1000:.0f} ms of {REACHED}",
-        ),
-    ]
-
-
-async def _reaches_all(crowd: Crowd, service: str) -> float:
-    """Returns after how many seconds a change at one agent is told to a watcher of each agent."""
-    watching = [asyncio.Event() for _ in crowd.ports]
-    async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
-        seen = [
-            group.create_task(_seen_s(port, service, ready))
-            for port, ready in zip(crowd.ports, watching, strict=True)
-        ]
-        for ready in watching:
-            await ready.wait()
-        began = time.perf_counter()
-        body = {"name": service, "host": "127.0.0.1", "port": 9000}
-        await _post(crowd.ports[0], msgspec.json.encode(body))
-    return max(one.result() for one in seen) - began
-
-
-async def _seen_s(port: int, service: str, ready: asyncio.Event) -> float:
-    """Returns when an agent told its watcher of a service."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(f"GET /api/watch?name={service} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        await reader.readuntil(b"event: snapshot")
-        ready.set()
-        await reader.readuntil(b"event: added")
-        return time.perf_counter()
-    finally:
-        writer.close()

@@ -1,4 +1,4 @@
-"""One agent and a thousand watchers: what they cost it, and how soon each of them is told of a change."""
+"""One agent and a thousand watchers: how soon each of them is told of a change, and what they cost it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import http.client
 import select
 import socket
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,47 +14,41 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.agents import Agent, mesh
+from benchmarks.filled import Stand
+from benchmarks.measure import Figure, Target, figure, percentile
+from benchmarks.processes import processor_s
 
-WATCHERS = 1000
-CHANGES = 100
+TITLE = "watch"
+LAST = Target(at_most=50)
 SERVICES = 20
-PAUSE_S = 0.1
 
+_PAUSE_S = 0.1
 _REQUEST = b"GET /api/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def run(watchers: float = WATCHERS) -> Iterator[str]:
-    """Yields lines with the figures; takes about half a minute."""
-    with tempfile.TemporaryDirectory() as name, mesh(Path(name), "one") as (_, (agent,)):
+def run(stand: Stand) -> Iterator[Figure]:
+    """Yields the figures."""
+    watchers, changes = stand.size.watchers, stand.size.changes
+    with mesh(stand.folder(), "one") as (_, (agent,)), ExitStack() as stack:
         for number in range(SERVICES):
-            _register(agent, f"service-{number}", 9000)
-        pid = int((Path(name) / "one" / "agent.pid").read_text().split()[0])
-        with ExitStack() as stack:
-            # The first ones pay for what is loaded once, and are no part of what each costs.
-            _Watchers(stack, agent.port, 10).take_snapshots()
-            before = _memory(pid)
-            began = time.perf_counter()
-            crowd = _Watchers(stack, agent.port, int(watchers))
-            crowd.take_snapshots()
-            begun_s = time.perf_counter() - began
-            cost = _memory(pid) - before
-            yield (
-                f"{watchers:g} watchers, each shown {SERVICES + 1} instances first: {cost / 1e6:.1f} MB, "
-                f"{cost / watchers / 1000:.1f} kB each, all within {begun_s:.2f} s"
-            )
-            cpu_s = _cpu_s(pid)
-            told = [crowd.told_after(agent, number) for number in range(CHANGES)]
-            cpu_s = _cpu_s(pid) - cpu_s
-            memory = _memory(pid) - before
-        firsts, middles, lasts = (sorted(column) for column in zip(*told, strict=True))
-        yield (
-            f"{CHANGES} changes, from the request that makes one until a watcher has read of it: "
-            f"the first {_ms(firsts)}, the one in the middle {_ms(middles)}, the last {_ms(lasts)}"
-        )
-        yield (
-            f"after them: {memory / 1e6:.1f} MB; {1000 * cpu_s / CHANGES:.1f} ms of the processor "
-            "for a change that all are told of"
-        )
+            agent.register(f"service-{number}", id="1", capabilities=["gpu"])
+        # The first ones pay for what is loaded once, and are no part of what each costs.
+        _Watchers(stack, agent.port, 10).take_snapshots()
+        before, began = _memory(agent.pid), time.perf_counter()
+        crowd = _Watchers(stack, agent.port, watchers)
+        crowd.take_snapshots()
+        begun_s, cost = time.perf_counter() - began, _memory(agent.pid) - before
+        used_s = processor_s(agent.pid)
+        told = [crowd.told_after(agent, number) for number in range(changes)]
+        used_s = processor_s(agent.pid) - used_s
+    first, middle, last = ([1000 * one for one in column] for column in zip(*told, strict=True))
+    among = f"of {watchers:,} watchers, from the request"
+    yield figure(f"the last {among}", "ms", last, target=LAST, note=f"p99 {percentile(last, 99):.1f} ms")
+    yield figure(f"the one in the middle {among}", "ms", middle)
+    yield figure(f"the first {among}", "ms", first)
+    yield figure("processor for a change that all are told of", "ms", [1000 * used_s / changes])
+    yield figure("memory of each watcher", "KB", [cost / watchers / 1e3])
+    yield figure("all are shown what there is within", "s", [begun_s])
 
 
 class _Watchers:
@@ -77,7 +70,7 @@ class _Watchers:
 
     def told_after(self, agent: Agent, number: int) -> tuple[float, float, float]:
         """Changes a service; returns after how many seconds the first, the middle and the last were told."""
-        time.sleep(PAUSE_S)
+        time.sleep(_PAUSE_S)
         body = _body("service-0", 9001 + number)
         connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=10)
         connection.connect()
@@ -106,13 +99,6 @@ class _Watchers:
         return times
 
 
-def _register(agent: Agent, service: str, port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=10)
-    connection.request("POST", "/api/services", _body(service, port))
-    assert connection.getresponse().status == 200
-    connection.close()
-
-
 def _body(service: str, port: int) -> bytes:
     record = {"name": service, "id": "1", "host": "127.0.0.1", "port": port, "capabilities": ["gpu"]}
     return msgspec.json.encode(record)
@@ -122,13 +108,3 @@ def _memory(pid: int) -> int:
     """Returns the memory that is a process's own, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def _ms(ordered: list[float]) -> str:
-    rank = min(len(ordered) - 1, len(ordered) * 99 // 100)
-    return f"{1000 * statistics.median(ordered):.1f} ms (p99 {1000 * ordered[rank]:.1f} ms)"

@@ -15,6 +15,7 @@ from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, NodeAnnounced, RootsRotated
 from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Anchor, Registry
 from pmoves_mesh.errors import (
     CertificateRevoked,
@@ -25,7 +26,7 @@ from pmoves_mesh.errors import (
 )
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
 from pmoves_mesh.subscribers import Applied, Subscribers
-from pmoves_mesh.verifier import Verifier, message_of
+from pmoves_mesh.verifier import Proved, Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
+_PROVED_AT_ONCE: Final = 512
 
 
 class Replica:
@@ -247,21 +249,30 @@ class Replica:
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        read = {entry.key: records.readable(entry.value) async for entry in self._bucket.load()}
-        found = {key: record for key, record in read.items() if record is not None}
+        found: dict[str, Record] = {}
+        async for entry in self._bucket.load():
+            if (record := records.readable(entry.value)) is not None:
+                found[entry.key] = record
         for key, value in (carried or {}).items():
             if (record := records.readable(value)) is not None:
                 found[key] = records.merged(found.get(key), record) or found[key]
         self._subscribers.forget()
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
-        for index, record in enumerate(sorted(found.values(), key=lambda record: record.position)):
-            await self._fold_record(registry, record)
-            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-                await asyncio.sleep(0)
+        anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
+        # Each is let go once it was folded in: what is made of the next ones takes its place in memory.
+        ordered = sorted(found.values(), key=lambda record: record.position, reverse=True)
+        count = len(found)
+        found.clear()
+        while ordered:
+            some = [ordered.pop() for _ in range(min(_PROVED_AT_ONCE, len(ordered)))]
+            for index, one in enumerate(await self.verifier.proved_all(some)):
+                await self._fold_record(registry, one.record, one)
+                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
-        registry.anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
+        registry.anchor = anchor
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
@@ -271,7 +282,7 @@ class Replica:
         self._subscribers.tell_replaced()
         self._subscribers.tell()
         self._informed = self._informed and carried is None
-        return len(found)
+        return count
 
     async def _take(self, batch: TailBatch) -> None:
         await self._check_whole(batch)
@@ -337,13 +348,15 @@ class Replica:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
-    async def _fold_record(self, registry: Registry, record: records.Record) -> None:
+    async def _fold_record(
+        self, registry: Registry, record: records.Record, proved: Proved | None = None
+    ) -> None:
         """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         if record.ended is not None:
             await self._fold_record(registry, record.ended)
-        message = message_of(record)
+        message = message_of(record) if proved is None else proved.message
         try:
-            events = await self._patiently(lambda: self.verifier.unseal_record(record))
+            events = await self._patiently(lambda: self.verifier.unseal_record(record, proved))
         except RemoteProtocolError as error:
             self.verifier.refuse(message, error)
             return

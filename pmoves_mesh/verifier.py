@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -12,7 +15,7 @@ from cryptography import x509
 from msgspec import Struct
 
 from pmoves_mesh.core import decrees, envelope, records
-from pmoves_mesh.core.envelope import VerifiedEvent
+from pmoves_mesh.core.envelope import Proof, VerifiedEvent
 from pmoves_mesh.core.event import Event, RootsRotated
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Roots, Turn
@@ -26,6 +29,8 @@ _COMPLAINT_EVERY_S: Final = 60.0
 _COMPLAINERS_MAX: Final = 1000
 _UNKNOWN_KEPT_S: Final = 5.0
 _UNKNOWN_MAX: Final = 10_000
+_SHARED_MIN: Final = 64
+_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -35,6 +40,15 @@ class Rejection(Struct, frozen=True, kw_only=True):
     subject: str
     reason: str
     detail: str
+
+
+@dataclass(slots=True)
+class Proved:
+    """A record, its event as the stream had it, and the proof of its signature if there is one."""
+
+    record: Record
+    message: LogMessage
+    proof: Proof | None = None
 
 
 class Verifier:
@@ -58,7 +72,21 @@ class Verifier:
         self._unknown: dict[str, float] = {}
         self._complained: dict[tuple[str, str], float] = {}
 
-    async def unseal(self, message: LogMessage) -> tuple[VerifiedEvent, ...]:
+    async def proved_all(self, records: Sequence[Record]) -> list[Proved]:
+        """Returns records as they are to be folded in; of many, the signatures are verified on all cores."""
+        both = [Proved(record, message_of(record)) for record in records]
+        if len(both) < _SHARED_MIN:
+            return both
+        size = -(-len(both) // _THREADS)
+        shares = [both[first : first + size] for first in range(0, len(both), size)]
+        await asyncio.gather(*(asyncio.to_thread(self._prove, share) for share in shares))
+        return both
+
+    def _prove(self, share: Iterable[Proved]) -> None:
+        for one in share:
+            one.proof = envelope.prove(one.message.sealed, self.trust)
+
+    async def unseal(self, message: LogMessage, proof: Proof | None = None) -> tuple[VerifiedEvent, ...]:
         """Returns what a message states; its signer's certificate is fetched if it is not known yet.
 
         Raises:
@@ -74,12 +102,15 @@ class Verifier:
             time_ms=message.time_ms,
             position=message.position,
             accept_unsigned=self.accept_unsigned,
+            proof=proof,
         )
 
-    async def unseal_record(self, record: Record) -> tuple[VerifiedEvent, ...]:
+    async def unseal_record(self, record: Record, proved: Proved | None = None) -> tuple[VerifiedEvent, ...]:
         """Returns what a record of the registry bucket states, as `unseal` does for a message."""
         if record.certificate is not None:
             self._admit(record.certificate)
+        if proved is not None:
+            return await self.unseal(proved.message, proved.proof)
         return await self.unseal(message_of(record))
 
     async def proved(self, key: str, record: Record) -> tuple[VerifiedEvent, ...]:

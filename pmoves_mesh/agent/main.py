@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 from contextlib import suppress
@@ -49,6 +50,8 @@ async def _until_signalled(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
 
     def listening(port: int) -> None:
+        gc.freeze()
+        gc.enable()
         url = f"http://{config.http_host}:{port}"
         _log.info("agent started", mesh=config.mesh, node=config.node, http=url, version=__version__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -84,6 +85,9 @@ def agent_command() -> None:
     """
     config = read_config()
     _make_data_dir(config.data_dir)
+    # What is imported and loaded at the start stays, so looking for garbage in it would be in vain; the
+    # agent turns the collector on again once it answers.
+    gc.disable()
     # Imported here: it brings the event loop, HTTP and NATS, which `up` and `down` do without.
     from pmoves_mesh.agent.main import run  # noqa: PLC0415 - see above
 

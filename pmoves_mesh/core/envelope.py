@@ -105,6 +105,22 @@ class VerifiedEvent:
         self.digest: Final = digest
 
 
+class Proof:
+    """That a sealed event bears its signer's signature; `prove` alone can tell.
+
+    It says nothing of whether the signer is believed now, or may state this: `unseal` asks that.
+    """
+
+    __slots__ = ("sealed", "signer", "statement")
+
+    def __init__(self, sealed: SealedEvent, signer: Signer, statement: bytes, *, _by: object = None) -> None:
+        if _by is not _UNSEALED:
+            raise TypeError("a Proof comes from envelope.prove alone")
+        self.sealed: Final = sealed
+        self.signer: Final = signer
+        self.statement: Final = statement
+
+
 def seal(event: Event, identity: SigningIdentity, *, message_id: str | None = None) -> SealedEvent:
     """Returns `event` signed by `identity`.
 
@@ -151,8 +167,31 @@ def signer_of(sealed: SealedEvent) -> str | None:
     return sealed.headers.get(SIGNER)
 
 
+def prove(sealed: SealedEvent, trust: Trust) -> Proof | None:
+    """Verifies the signature of a sealed event alone, which takes most of the time and no lock.
+
+    None where there is no valid one, or its signer is not known: `unseal` then says what is wrong.
+    """
+    headers = sealed.headers
+    signer = trust.signer(headers.get(SIGNER, ""))
+    if signer is None or SIGNATURE not in headers:
+        return None
+    try:
+        version, signature = headers.get(FORMAT, ""), _signature(headers)
+        statement = _statement(version, trust.mesh, sealed.subject, sealed.message_id, sealed.payload)
+    except MalformedEvent:
+        return None
+    return Proof(sealed, signer, statement, _by=_UNSEALED) if signer.verifies(signature, statement) else None
+
+
 def unseal(
-    sealed: SealedEvent, trust: Trust, *, time_ms: int, position: int, accept_unsigned: bool = False
+    sealed: SealedEvent,
+    trust: Trust,
+    *,
+    time_ms: int,
+    position: int,
+    accept_unsigned: bool = False,
+    proof: Proof | None = None,
 ) -> tuple[VerifiedEvent, ...]:
     """Returns what a sealed event states, once it is known who says so.
 
@@ -165,6 +204,7 @@ def unseal(
         time_ms: the stream's timestamp of the event, unix milliseconds.
         position: the stream's sequence; it orders the statements of nodes that do not sign.
         accept_unsigned: whether an event without a signature is read at all.
+        proof: of this very event's signature, where that was verified already.
 
     Raises:
         RemoteProtocolError: one of its subclasses, which says why the event is not accepted.
@@ -178,10 +218,13 @@ def unseal(
         return tuple(VerifiedEvent(event, None, token, _by=_UNSEALED) for event in events)
     wire.check_format(headers.get(FORMAT, ""))
     signer = _believed(headers, trust, time_ms, position)
-    version = headers[FORMAT]
-    statement = _statement(version, trust.mesh, sealed.subject, sealed.message_id, sealed.payload)
-    if not signer.verifies(_signature(headers), statement):
-        raise BadSignature(signer.id)
+    if proof is not None and proof.sealed is sealed and proof.signer is signer:
+        statement = proof.statement
+    else:
+        version = headers[FORMAT]
+        statement = _statement(version, trust.mesh, sealed.subject, sealed.message_id, sealed.payload)
+        if not signer.verifies(_signature(headers), statement):
+            raise BadSignature(signer.id)
     event = wire.decode(sealed.subject, sealed.payload)
     if event.mesh != trust.mesh:
         raise ForeignMesh(event.mesh)

@@ -7,6 +7,7 @@ checks them at the speed of the decoder, and functions, for what people type.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta
@@ -213,6 +214,7 @@ def parse_host(text: str, field: str = "host") -> str:
     return host
 
 
+@lru_cache(4096)  # whoever signs a thousand instances is named in each of them by the same string
 def spiffe_id(mesh: str, kind: str, name: str) -> str:
     """Returns the SPIFFE ID of an identity, such as `spiffe://pmoves-mesh/node/jetson`.
 

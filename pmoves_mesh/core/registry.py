@@ -82,6 +82,7 @@ class InstanceEntry:
         time_ms: when the stream took it, unix milliseconds.
         signer: SPIFFE ID of who signed it; empty if nobody did.
         fingerprint: of the signer's certificate.
+        key: the instance's name in the whole mesh.
     """
 
     record: Instance
@@ -91,11 +92,10 @@ class InstanceEntry:
     verified: bool
     signer: str
     fingerprint: str
+    key: InstanceKey = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> InstanceKey:
-        """The instance's name in the whole mesh."""
-        return self.record.key
+    def __post_init__(self) -> None:
+        self.key = self.record.key
 
 
 @dataclass(slots=True)
@@ -205,7 +205,10 @@ class Registry:
         groups = sorted((self._by_capability.get(name, {}) for name in set(capabilities)), key=len)
         smallest, others = groups[0], groups[1:]
         for key, entry in smallest.items():
-            if all(key in group for group in others):
+            for group in others:
+                if key not in group:
+                    break
+            else:
                 yield entry
 
     def services(self) -> Iterator[str]:
@@ -259,9 +262,10 @@ class Registry:
 
     def is_listed(self, entry: InstanceEntry) -> bool:
         """Returns whether readers of the registry see this instance at all."""
-        if entry.key in self.nodes[entry.record.node].expired:
+        expired = self.nodes[entry.record.node].expired
+        if expired and entry.key in expired:
             return False
-        return entry.fingerprint not in self.revoked and not self.is_evicted(entry.key)
+        return entry.fingerprint not in self.revoked and not (self.evictions and self.is_evicted(entry.key))
 
     def is_discoverable(self, entry: InstanceEntry) -> bool:
         """Returns whether a client that looks for this service should be sent to this instance."""

@@ -107,8 +107,9 @@ def load(data: bytes, mesh: str) -> Registry:
     registry.current_ms = snapshot.current_ms
     for service, node, instance_id, eviction in snapshot.evictions:
         registry.evictions[service, node, instance_id] = eviction
+    shared: dict[str, str] = {}
     for held in snapshot.nodes:
-        _load_node(registry, held)
+        _load_node(registry, held, shared)
     return registry
 
 
@@ -147,7 +148,8 @@ def _dump_instance(entry: InstanceEntry) -> _Instance:
     )
 
 
-def _load_node(registry: Registry, held: _Node) -> None:
+def _load_node(registry: Registry, held: _Node, shared: dict[str, str]) -> None:
+    """Puts a node and its instances into a registry, which hold each signer's name but once."""
     registry.nodes[held.name] = NodeEntry(
         name=held.name,
         announced=held.announced,
@@ -175,7 +177,7 @@ def _load_node(registry: Registry, held: _Node) -> None:
                 position=one.position,
                 time_ms=one.time_ms,
                 verified=one.verified,
-                signer=one.signer,
-                fingerprint=one.fingerprint,
+                signer=shared.setdefault(one.signer, one.signer),
+                fingerprint=shared.setdefault(one.fingerprint, one.fingerprint),
             )
         )

@@ -68,13 +68,19 @@ class _Pool:
 
     Attributes:
         shuns: whether any of them may be shunned now.
+        spared: those to choose from while some are shunned.
+        spared_until_s: until when that holds, monotonic seconds; 0 if it has to be found anew.
+        turns: how often somebody came to be shunned, or no longer was.
     """
 
-    __slots__ = ("groups", "shuns")
+    __slots__ = ("groups", "shuns", "spared", "spared_until_s", "turns")
 
     def __init__(self, groups: Sequence[_Group], *, shuns: bool) -> None:
         self.groups = groups
         self.shuns = shuns
+        self.spared = groups[0]
+        self.spared_until_s = 0.0
+        self.turns = 0
 
 
 class Balancer:
@@ -128,8 +134,9 @@ class Balancer:
             seat.active -= 1
         if failed:
             self._shun(seat)
-        else:
+        elif seat.failures:
             seat.failures, seat.shunned_until_s = 0, 0.0
+            self._turn(seat)
 
     def blame(self, instance: Instance) -> None:
         """Takes notice that a call to an instance failed which nobody counted."""
@@ -141,9 +148,14 @@ class Balancer:
         seat.failures += 1
         doubled = SHUNNED_MIN_S * 2.0 ** min(seat.failures - 1, 16)
         seat.shunned_until_s = self._clock.monotonic_s() + min(doubled, SHUNNED_MAX_S)
-        pool = self._pools.get(seat.instance.name)
-        if pool is not None:
-            pool.shuns = True
+        self._turn(seat)
+
+    def _turn(self, seat: Seat) -> None:
+        """Lets it be found anew who is shunned."""
+        with self._lock:
+            pool = self._pools.get(seat.instance.name)
+            if pool is not None:
+                pool.shuns, pool.spared_until_s, pool.turns = True, 0.0, pool.turns + 1
 
     def _pool(self, service: str) -> _Pool:
         """Makes the pool of a service anew, whose instances keep what is known of them."""
@@ -178,15 +190,25 @@ class Balancer:
     def _spared(self, pool: _Pool) -> _Group:
         """Returns the first group's seats that are not shunned, else the one that is shunned the shortest."""
         now_s = self._clock.monotonic_s()
+        if now_s < pool.spared_until_s:
+            return pool.spared
+        turns = pool.turns
         every = [seat for group in pool.groups for seat in group.seats]
-        if all(seat.shunned_until_s <= now_s for seat in every):
-            pool.shuns = False
-            return pool.groups[0]
-        for group in pool.groups:
-            free = [seat for seat in group.seats if seat.shunned_until_s <= now_s]
-            if free:
-                return group if len(free) == len(group.seats) else _group(free)
-        return _group([min(every, key=lambda seat: seat.shunned_until_s)])
+        shunned_s = [seat.shunned_until_s for seat in every if seat.shunned_until_s > now_s]
+        spared = _spared(pool.groups, every, now_s)
+        with self._lock:
+            if turns == pool.turns:  # or another thread has told of a failure meanwhile
+                pool.shuns, pool.spared = bool(shunned_s), spared
+                pool.spared_until_s = min(shunned_s, default=0.0)
+        return spared
+
+
+def _spared(groups: Sequence[_Group], every: Sequence[Seat], now_s: float) -> _Group:
+    for group in groups:
+        free = [seat for seat in group.seats if seat.shunned_until_s <= now_s]
+        if free:
+            return group if len(free) == len(group.seats) else _group(free)
+    return _group([min(every, key=lambda seat: seat.shunned_until_s)])
 
 
 def _group(members: Iterable[Seat]) -> _Group:

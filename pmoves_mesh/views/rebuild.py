@@ -194,6 +194,8 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
     Raises:
         LogUnavailable: if the log cannot be reached.
     """
+    if not every and await _is_settled(log, bucket):
+        return 0
     held = [
         (entry, record)
         async for entry in bucket.load()
@@ -202,15 +204,6 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
     # Read after the bucket, so that whatever is in the bucket and in this stream is within.
     bounds = await log.bounds()
     positions = {one.position for _, record in held for one in parts_of(record) if one.position}
-    last = max(positions, default=0)
-    if not every and last <= bounds.last:
-        standing = await _standing(log, {last} if last >= bounds.first else ())
-        if last < bounds.first or all(
-            one.position != last or (last, one.sealed.payload) in standing
-            for _, record in held
-            for one in parts_of(record)
-        ):
-            return 0
     standing = await _standing(log, {each for each in positions if bounds.first <= each <= bounds.last})
     settled = 0
     for entry, record in held:
@@ -221,6 +214,24 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
         ):
             settled += await _write(bucket, entry.key, records.of_before(record), entry.revision)
     return settled
+
+
+async def _is_settled(log: EventLog, bucket: Bucket) -> bool:
+    """Returns whether the latest of what the bucket holds stands in the stream, or was in it earlier."""
+    last, told = 0, set[bytes]()
+    async for entry in bucket.load():
+        record = records.readable(entry.value)
+        for one in () if record is None else parts_of(record):
+            if one.position > last:
+                last, told = one.position, set()
+            if one.position == last:
+                told.add(bytes(one.event))
+    # Read after the bucket, so that whatever is in the bucket and in this stream is within.
+    bounds = await log.bounds()
+    if last > bounds.last:
+        return False
+    standing = await _standing(log, {last} if last >= bounds.first else ())
+    return last < bounds.first or all((last, payload) in standing for payload in told)
 
 
 def parts_of(record: Record) -> Iterable[Record]:

@@ -358,7 +358,7 @@ async def test_a_listing_larger_than_a_part_is_whole_and_in_order_however_it_is_
     ]
     await mesh.tell(*several)
     at_once = await mesh.get("/api/services")
-    monkeypatch.setattr(listing, "_AT_ONCE", 7)
+    monkeypatch.setattr(listing, "AT_ONCE", 7)
     monkeypatch.setattr(listing, "_NODES_AT_ONCE", 1)
     monkeypatch.setattr(listing, "_ATOMIC_MAX", 10)
     monkeypatch.setattr(answers, "_WHOLE_BYTES_MAX", 100)

@@ -169,3 +169,29 @@ def test_whatever_there_is_the_choice_is_of_the_best_that_is_not_shunned(rows: l
         chosen = chooser.balancer.choose("rag").instance
         assert not free or (chosen.rank, chosen.node != "alpha") == best
         assert not free or chosen in free
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["failed", "went well"]), st.integers(0, 3)),
+            st.tuples(st.just("time passes"), st.integers(0, 40)),
+        ),
+        max_size=20,
+    )
+)
+def test_whoever_is_shunned_now_is_left_out_whatever_was_chosen_before(steps: list[tuple[str, int]]):
+    chooser = Chooser(*copies(4))
+    chooser.ids(1)
+    seats = {seat.instance.id: seat for seat in chooser.balancer._pools["rag"].groups[0].seats}
+    for what, number in steps:
+        if what == "time passes":
+            chooser.clock.now_s += number / 10
+        else:
+            seat = seats[f"{number}"]
+            seat.active += 1
+            chooser.balancer.end(seat, failed=what == "failed")
+        now_s = chooser.clock.monotonic_s()
+        free = {name for name, seat in seats.items() if seat.shunned_until_s <= now_s}
+        shortest = min(seats.values(), key=lambda seat: seat.shunned_until_s).instance.id
+        assert chooser.ids(30).keys() <= (free or {shortest})

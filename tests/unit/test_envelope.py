@@ -294,3 +294,22 @@ def test_a_verified_event_cannot_be_made_elsewhere():
 def test_an_event_that_is_too_large_is_not_sealed():
     with pytest.raises(LocalProtocolError):
         envelope.seal(announced(1, resources={"k": "x" * 300_000}), ALPHA)
+
+
+def test_a_proof_stands_for_its_own_event_alone():
+    trust = AUTHORITY.trust
+    proof = envelope.prove(SEALED, trust)
+    assert proof is not None
+    (one,) = envelope.unseal(SEALED, trust, time_ms=NOW_MS, position=1, proof=proof)
+    assert (one.event, one.digest) == (AUTHORITY.unseal(SEALED)[0].event, AUTHORITY.unseal(SEALED)[0].digest)
+    forged = _with(SEALED, signature=base64.b64encode(b"nothing").decode())
+    assert envelope.prove(forged, trust) is None
+    with pytest.raises(BadSignature):
+        envelope.unseal(forged, trust, time_ms=NOW_MS, position=1, proof=proof)
+
+
+def test_nobody_else_makes_a_proof():
+    signer = AUTHORITY.trust.signer(envelope.signer_of(SEALED) or "")
+    assert signer is not None
+    with pytest.raises(TypeError):
+        envelope.Proof(SEALED, signer, b"")

@@ -19,6 +19,13 @@ POSITION: Final = "X-Mesh-Position"
 STALE: Final = "X-Mesh-Stale"
 INDEX: Final = "X-Mesh-Index"
 
+LASTING: Final[Mapping[str, str]] = {
+    hdrs.SERVER: "pmoves-mesh",
+    hdrs.CACHE_CONTROL: "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every answer carries, whatever it says."""
+
 _SEND_TIMEOUT_S: Final = 60.0
 _WHOLE_BYTES_MAX: Final = 64 * 1024
 
@@ -76,12 +83,19 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     if not replica.is_current:
         stale_s = replica.stale_s
         headers[STALE] = "unknown" if stale_s is None else f"{stale_s:.3f}"
-    headers[hdrs.CACHE_CONTROL] = "no-cache"
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers[hdrs.SERVER] = "pmoves-mesh"
+    headers.update(LASTING)
+
+
+def tag_of(parts: Sequence[bytes]) -> str:
+    """Returns the ETag of a body, without its quotes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 async def _etag(parts: Sequence[bytes]) -> str:
+    """Returns the same, and lets others have their turn where there is much to read."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -26,6 +27,7 @@ from pmoves_mesh.views.http.limits import LIMITS, Bounds, Limits
 from pmoves_mesh.views.http.listener import BACKLOG, Exposure, Listener, bind, is_local
 from pmoves_mesh.views.http.prometheus import TARGETS, Targets
 from pmoves_mesh.views.http.protocol import HttpConnection
+from pmoves_mesh.views.http.quick import QuickAnswers
 from pmoves_mesh.views.http.reads import ENDPOINTS, OPENAPI
 from pmoves_mesh.views.http.route import Route
 from pmoves_mesh.views.http.routes import ROUTES
@@ -60,7 +62,8 @@ def build_app(facade: Facade, bounds: Bounds = _USUAL) -> web.Application:
     app.cleanup_ctx.extend((blocking.follow, watches.follow))
     app.on_shutdown.extend((blocking.end, watches.end))
     app[ENDPOINTS] = {f"{route.method} {route.path}": route.summary for route in ROUTES}
-    app[OPENAPI] = openapi.document(ROUTES)
+    document: Callable[[], bytes] = cache(lambda: openapi.document(ROUTES))
+    app[OPENAPI] = document
     app.on_response_prepare.append(answers.finish_headers)
     for route in (*ROUTES, *consul.ROUTES, *pages.ROUTES):
         app.router.add_route(route.method, route.path, _handler(route))
@@ -95,7 +98,7 @@ async def serving(
             _check_exposure(host, exposure)
         runner = web.AppRunner(build_app(facade, bounds), shutdown_timeout=_STOP_S)
         await runner.setup()
-        connections = _Connections(runner, bounds)
+        connections = _Connections(runner, QuickAnswers(facade, runner.app[LIMITS]), bounds)
         listener = None if local else Listener(sockets, connections.make, exposure, bounds)
     except BaseException:
         for one in sockets:
@@ -123,11 +126,12 @@ async def serving(
 class _Connections:
     """Makes the connections of one server, and sees them gone."""
 
-    def __init__(self, runner: web.AppRunner, bounds: Bounds) -> None:
+    def __init__(self, runner: web.AppRunner, quick: QuickAnswers, bounds: Bounds) -> None:
         self._runner = runner
         self._open: set[HttpConnection] = set()
         self._options: Final[dict[str, Any]] = {
             "header_s": bounds.header_s,
+            "quick": quick.answer,
             "keepalive_timeout": _KEEPALIVE_S,
             "lingering_time": _LINGER_S,
             "access_log": None,

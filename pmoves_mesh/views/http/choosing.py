@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,31 @@ async def chosen(facade: Facade, wanted: Choice) -> EncodedList:
         return shown
 
     return await listing.instances(registry, best, query.instance_view if wanted.prefer == "local" else view)
+
+
+def ranked_at_once(facade: Facade, wanted: Choice) -> Sequence[bytes]:
+    """Returns all that match, whatever the limit, each encoded, the best first.
+
+    Nothing if none matches, or it needs more than a look at a few instances.
+    """
+    registry = facade.replica.registry
+    entries = list(islice(registry.with_capabilities(wanted.capabilities), listing.AT_ONCE + 1))
+    if wanted.prefer != "local" or not 0 < len(entries) <= listing.AT_ONCE:
+        return ()
+    matching = choice.matching(registry, entries, wanted)
+    best = choice.best_first(matching, msgspec.structs.replace(wanted, limit=None), node=facade.node)
+    return [facade.encoded.of(registry, entry) for entry in best]
+
+
+def cut(ranked: Sequence[bytes], limit: int | None) -> Sequence[bytes]:
+    """Returns the body that answers with the first of those, no more than the limit."""
+    best = ranked[:limit]
+    return body(EncodedList(count=len(best), parts=[b",".join(best)]))
+
+
+def body(found: EncodedList) -> Sequence[bytes]:
+    """Returns the body that `POST /api/discover` answers with."""
+    return listing.body({"count": found.count}, services=found)
 
 
 async def load_of(facade: Facade, node: NodeEntry) -> LoadView | None:

@@ -18,6 +18,7 @@ from pmoves_mesh.ports import Clock, Enroller, Maintainer, Registrar, Reporter, 
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.issued import IssuedList
 from pmoves_mesh.verifier import Rejection
+from pmoves_mesh.views.http.encoded import EncodedInstances
 
 
 class RegistryFacts(Struct, frozen=True, kw_only=True):
@@ -161,6 +162,7 @@ class Facade:
         observe: takes note of an answer's method, route and status, and the seconds that it took.
         settled: returns whether everything that this node said is in the stream.
         surveyor: who finds out how loaded nodes are, and how far away; None where nobody does.
+        encoded: the instances as they were last encoded.
         readers: how many follow a change now, by how they do; the server puts in what counts them.
         historian: who tells of the past; None where nobody can.
         synchronise: compares stream, bucket and replica at once, and mends what differs.
@@ -184,6 +186,7 @@ class Facade:
     observe: Callable[[str, str, int, float], None] | None = None
     settled: Callable[[], bool] = lambda: True
     surveyor: Surveyor | None = None
+    encoded: EncodedInstances = field(default_factory=EncodedInstances, repr=False)
     readers: dict[str, Callable[[], int]] = field(default_factory=dict)
     synchronise: Callable[[], Awaitable[Synced]] | None = None
     issued: Callable[[], Awaitable[IssuedList]] | None = None

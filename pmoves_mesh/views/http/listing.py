@@ -15,7 +15,9 @@ from pmoves_mesh.core.query import Filter
 from pmoves_mesh.core.registry import InstanceEntry, Registry
 from pmoves_mesh.views.http.answers import encode
 
-_AT_ONCE: Final = 500
+AT_ONCE: Final = 500
+"""So many instances are encoded in one go."""
+
 _NODES_AT_ONCE: Final = 32
 _SERVICES_AT_ONCE: Final = 16
 _ATOMIC_MAX: Final = 2000
@@ -49,13 +51,22 @@ async def instances(
     view: Callable[[Registry, InstanceEntry], object] = query.instance_view,
 ) -> EncodedList:
     """Returns `entries` in their order, each as `view` has it."""
-    parts = []
-    for start in range(0, len(entries), _AT_ONCE):
+    parts: list[bytes] = []
+    for start in range(0, len(entries), AT_ONCE):
         if start:
             await asyncio.sleep(0)
-        views = [view(registry, entry) for entry in entries[start : start + _AT_ONCE]]
-        parts.append(encode(views)[1:-1])
+        parts += few(registry, entries[start : start + AT_ONCE], view).parts
     return EncodedList(count=len(entries), parts=parts)
+
+
+def few(
+    registry: Registry,
+    entries: Sequence[InstanceEntry],
+    view: Callable[[Registry, InstanceEntry], object] = query.instance_view,
+) -> EncodedList:
+    """Returns `entries`, of which there are at most `AT_ONCE`, in their order."""
+    views = [view(registry, entry) for entry in entries]
+    return EncodedList(count=len(entries), parts=[encode(views)[1:-1]] if views else [])
 
 
 async def nodes(registry: Registry) -> EncodedList:
@@ -96,7 +107,7 @@ async def _groups(registry: Registry, wanted: Filter) -> AsyncIterator[Sequence[
     group: list[InstanceEntry] = []
     for index, service in enumerate(sorted(registry.services())):
         group += query.find(registry, msgspec.structs.replace(wanted, name=service))
-        if len(group) >= _AT_ONCE:
+        if len(group) >= AT_ONCE:
             yield group
             group = []
         if index % _SERVICES_AT_ONCE == _SERVICES_AT_ONCE - 1:

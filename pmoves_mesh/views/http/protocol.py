@@ -14,6 +14,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+Quick = Callable[[bytes, str], bytes | None]
+"""Answers what came from an address, if it can at once."""
+
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -24,13 +27,24 @@ class HttpConnection(web.RequestHandler):
         may_break_off: whether what is being answered may be broken off when the client is gone.
     """
 
-    __slots__ = ("_deadline", "_header_s", "_live", "_mid_header", "_on_end", "_wire", "may_break_off")
+    __slots__ = (
+        "_deadline",
+        "_header_s",
+        "_live",
+        "_mid_header",
+        "_on_end",
+        "_quick",
+        "_remote",
+        "_wire",
+        "may_break_off",
+    )
 
     def __init__(
         self,
         manager: web.Server,
         *,
         header_s: float,
+        quick: Quick,
         live: set[HttpConnection],
         on_end: Callable[[], None] | None = None,
         **options: Any,
@@ -40,6 +54,7 @@ class HttpConnection(web.RequestHandler):
         Args:
             manager: the server.
             header_s: seconds within which the first request must come, and each later one be complete.
+            quick: is asked first, and answers what it can at once.
             live: holds it for as long as the connection is open.
             on_end: called when the connection is over.
             options: what aiohttp's own handler takes.
@@ -47,6 +62,8 @@ class HttpConnection(web.RequestHandler):
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
         self.may_break_off = False
         self._header_s = header_s
+        self._quick = quick
+        self._remote = ""
         self._live = live
         self._on_end = on_end
         self._deadline: asyncio.TimerHandle | None = None
@@ -57,11 +74,20 @@ class HttpConnection(web.RequestHandler):
         """Begins to wait for the first request."""
         super().connection_made(transport)
         self._wire = self.transport
+        self._remote = str(self.peername[0]) if self.peername else ""
         self._live.add(self)
         self._begin_waiting()
 
     def data_received(self, data: bytes) -> None:
         """Takes what came, and notes whether the headers of a request are complete with it."""
+        wire = self._wire
+        if wire is not None and self._awaits_request(wire):
+            answer = self._quick(data, self._remote)
+            if answer is not None:
+                self._end_waiting()
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                wire.write(answer)
+                return
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -72,6 +98,11 @@ class HttpConnection(web.RequestHandler):
             # Nothing is being answered, so this is no body: the next request has begun.
             self._mid_header = True
             self._begin_waiting()
+
+    def _awaits_request(self, wire: asyncio.Transport) -> bool:
+        """Returns whether whatever comes now begins a request, and the last answer has been taken."""
+        waiting = self._waiter is not None and not self._waiter.done() and not self._mid_header
+        return waiting and not self._force_close and not wire.get_write_buffer_size()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever counts connections."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import msgspec
@@ -24,7 +24,7 @@ from pmoves_mesh.views.http.shapes import Health, Index, NodeLoad, Ready
 from pmoves_mesh.views.http.watches import WATCHES
 
 ENDPOINTS: Final = web.AppKey("endpoints", dict[str, str])
-OPENAPI: Final = web.AppKey("openapi", bytes)
+OPENAPI: Final[web.AppKey[Callable[[], bytes]]] = web.AppKey("openapi")
 
 
 async def index(request: web.Request) -> Answer:
@@ -69,6 +69,16 @@ async def service(request: web.Request) -> Answer:
     return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
 
 
+def found_at_once(facade: Facade, name: str) -> Sequence[bytes] | None:
+    """Returns the body that `service` answers with; None if there is none, or it is long."""
+    registry = facade.replica.registry
+    entries = query.resolve(registry, name, node=facade.node)
+    if not 0 < len(entries) <= listing.AT_ONCE:
+        return None
+    encoded = [facade.encoded.of(registry, entry) for entry in entries]
+    return [encoded[0][:-1], b',"instances":[', b",".join(encoded), b"]}"]
+
+
 async def discover(request: web.Request) -> Answer:
     """Answers `POST /api/discover`."""
     wanted = inputs.choice(await inputs.read_body(request))
@@ -76,7 +86,7 @@ async def discover(request: web.Request) -> Answer:
     found = await choosing.chosen(facade, wanted)
     if not found.count:
         check_informed(facade.replica)
-    return Answer(parts=listing.body({"count": found.count}, services=found))
+    return Answer(parts=choosing.body(found))
 
 
 async def nodes(request: web.Request) -> Answer:
@@ -156,4 +166,4 @@ async def readyz(request: web.Request) -> Answer:
 
 async def openapi(request: web.Request) -> Answer:
     """Answers `GET /openapi.json`."""
-    return Answer(parts=[request.app[OPENAPI]])
+    return Answer(parts=[await asyncio.to_thread(request.app[OPENAPI])])
