@@ -215,7 +215,7 @@ class Replica:
             # A clock that is behind, on a host without a battery for it, is no reason to doubt oneself.
             now_ms = max(now_ms, signer.not_before_ms)
         try:
-            events = envelope.unseal(sealed, self.verifier.trust, time_ms=now_ms, position=0)
+            events = self.verifier.unseal_now(LogMessage(sealed=sealed, position=0, time_ms=now_ms))
         except RemoteProtocolError as error:
             # Left in the outbox by a run with an earlier certificate: the stream will bring it.
             _log.info("own event not applied before the stream has it", detail=str(error))

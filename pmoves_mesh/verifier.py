@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +29,7 @@ _COMPLAINT_EVERY_S: Final = 60.0
 _COMPLAINERS_MAX: Final = 1000
 _UNKNOWN_KEPT_S: Final = 5.0
 _UNKNOWN_MAX: Final = 10_000
+_MET_MAX: Final = 512
 _SHARED_MIN: Final = 64
 _THREADS: Final = min(4, os.cpu_count() or 1)
 
@@ -70,6 +71,7 @@ class Verifier:
         self._identities = identities
         self._clock = clock
         self._unknown: dict[str, float] = {}
+        self._met: OrderedDict[str, Proof] = OrderedDict()
         self._complained: dict[tuple[str, str], float] = {}
 
     async def proved_all(self, records: Sequence[Record]) -> list[Proved]:
@@ -94,16 +96,31 @@ class Verifier:
             LogUnavailable: if the signer's certificate cannot be fetched now.
         """
         name = envelope.signer_of(message.sealed)
-        if name is not None:
-            await self.signer(name)
-        return envelope.unseal(
+        if name is not None and self.trust.signer(name) is None:
+            await self._fetch(name)
+        return self.unseal_now(message, proof)
+
+    def unseal_now(self, message: LogMessage, proof: Proof | None = None) -> tuple[VerifiedEvent, ...]:
+        """Returns what a message states, as `unseal` does, if its signer's certificate is known already.
+
+        An event is met more than once: its author has it before the stream, and whoever writes the bucket
+        takes it up after the replica did. Its signature is verified the first time.
+        """
+        signature = message.sealed.headers.get(envelope.SIGNATURE, "")
+        met = self._met.get(signature)
+        events = envelope.unseal(
             message.sealed,
             self.trust,
             time_ms=message.time_ms,
             position=message.position,
             accept_unsigned=self.accept_unsigned,
-            proof=proof,
+            proof=proof or met,
         )
+        if proof is None and met is None and signature:
+            self._met.update((signature, one.proof) for one in events if one.proof is not None)
+            if len(self._met) > _MET_MAX:
+                self._met.popitem(last=False)
+        return events
 
     async def unseal_record(self, record: Record, proved: Proved | None = None) -> tuple[VerifiedEvent, ...]:
         """Returns what a record of the registry bucket states, as `unseal` does for a message."""

@@ -91,24 +91,27 @@ class VerifiedEvent:
         fingerprint: of the signer's certificate; empty likewise.
         verified: False for an accepted unsigned event.
         digest: identifies the event; the author's next event names it as `prev`.
+        proof: of its signature; None for an accepted unsigned event.
     """
 
-    __slots__ = ("digest", "event", "fingerprint", "signer", "verified")
+    __slots__ = ("digest", "event", "fingerprint", "proof", "signer", "verified")
 
-    def __init__(self, event: Event, signer: Signer | None, digest: str, *, _by: object = None) -> None:
+    def __init__(self, event: Event, proof: Proof | None, digest: str, *, _by: object = None) -> None:
         if _by is not _UNSEALED:
             raise TypeError("a VerifiedEvent comes from envelope.unseal alone")
         self.event: Final = event
-        self.signer: Final = signer.id if signer else ""
-        self.fingerprint: Final = signer.fingerprint if signer else ""
-        self.verified: Final = signer is not None
+        self.signer: Final = proof.signer.id if proof else ""
+        self.fingerprint: Final = proof.signer.fingerprint if proof else ""
+        self.verified: Final = proof is not None
         self.digest: Final = digest
+        self.proof: Final = proof
 
 
 class Proof:
-    """That a sealed event bears its signer's signature; `prove` alone can tell.
+    """That a sealed event bears its signer's signature; `prove` and `unseal` alone can tell.
 
-    It says nothing of whether the signer is believed now, or may state this: `unseal` asks that.
+    It holds for that event wherever it is met again, as what was seen on its way to the stream and comes
+    from there. It says nothing of whether the signer is believed now, or may state this: `unseal` asks that.
     """
 
     __slots__ = ("sealed", "signer", "statement")
@@ -204,7 +207,7 @@ def unseal(
         time_ms: the stream's timestamp of the event, unix milliseconds.
         position: the stream's sequence; it orders the statements of nodes that do not sign.
         accept_unsigned: whether an event without a signature is read at all.
-        proof: of this very event's signature, where that was verified already.
+        proof: of this very event's signature, where that was verified already; another's is no help.
 
     Raises:
         RemoteProtocolError: one of its subclasses, which says why the event is not accepted.
@@ -218,13 +221,12 @@ def unseal(
         return tuple(VerifiedEvent(event, None, token, _by=_UNSEALED) for event in events)
     wire.check_format(headers.get(FORMAT, ""))
     signer = _believed(headers, trust, time_ms, position)
-    if proof is not None and proof.sealed is sealed and proof.signer is signer:
-        statement = proof.statement
-    else:
+    if proof is None or proof.signer is not signer or proof.sealed != sealed:
         version = headers[FORMAT]
         statement = _statement(version, trust.mesh, sealed.subject, sealed.message_id, sealed.payload)
         if not signer.verifies(_signature(headers), statement):
             raise BadSignature(signer.id)
+        proof = Proof(sealed, signer, statement, _by=_UNSEALED)
     event = wire.decode(sealed.subject, sealed.payload)
     if event.mesh != trust.mesh:
         raise ForeignMesh(event.mesh)
@@ -232,8 +234,8 @@ def unseal(
     _check_allowed(event, signer)
     if event.incarnation > time_ms + AHEAD_MAX_MS:
         raise AheadOfTime(event.node, event.incarnation)
-    token = hashlib.sha256(statement).hexdigest()
-    return (VerifiedEvent(event, signer, token, _by=_UNSEALED),)
+    token = hashlib.sha256(proof.statement).hexdigest()
+    return (VerifiedEvent(event, proof, token, _by=_UNSEALED),)
 
 
 def _statement(version: str, mesh: str, subject: str, message_id: str, payload: bytes) -> bytes:
