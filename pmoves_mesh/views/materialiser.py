@@ -4,6 +4,9 @@ All agents share one durable consumer, so each event is written by one of them a
 needed. The replica decides what holds; the compare-and-set on the key's revision makes it right
 in any order. An event is acknowledged once its key is written, so the consumer's ack floor is
 the position up to which the bucket is complete.
+
+The bucket is read where an agent boots; replicas are asked all the time. So while events come thick,
+they are for the replicas first: the bucket then follows in larger steps.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import structlog
 
 from pmoves_mesh.core import records
 from pmoves_mesh.core.decrees import is_revoked
-from pmoves_mesh.core.event import Event, InstanceExpired, NodeAnnounced, Stated
+from pmoves_mesh.core.event import Event, InstanceExpired, InstanceRegistered, NodeAnnounced, Stated
 from pmoves_mesh.core.model import NEVER, InstanceKey, Stamp
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.errors import (
@@ -34,6 +37,8 @@ _log: Final = structlog.get_logger(__name__)
 
 _BATCH_MAX: Final = 256
 _FETCH_S: Final = 5.0
+_REST_S: Final = 1.0
+_LAG_MAX: Final = 10_000
 _BEHIND_S: Final = 5.0
 _RETRY_S: Final = 0.25
 _REFUSED_RETRY_S: Final = 5.0
@@ -64,9 +69,16 @@ class Materialiser:
             try:
                 deliveries = await self._queue.fetch(_BATCH_MAX, _FETCH_S)
                 await self._write_all(deliveries)
+                if 0 < self._behind(deliveries) < _LAG_MAX:
+                    await self._clock.sleep(_REST_S)
             except (LogError, ReplicaBehindError) as error:
                 # What was not acknowledged is handed out again, here or elsewhere.
                 await self._wait_out(error)
+
+    def _behind(self, deliveries: Sequence[Delivery]) -> int:
+        """Returns how many positions the replica has moved on since what was just written."""
+        latest = max((delivery.message.position for delivery in deliveries), default=self._replica.position)
+        return self._replica.position - latest
 
     async def _wait_out(self, error: MeshError) -> None:
         """Waits a moment, longer where only a person can help; that is said once a minute."""
@@ -140,15 +152,15 @@ class Materialiser:
             records.record_of(message.sealed, event, position=message.position, time_ms=message.time_ms)
             for message, event in work
         ]
-        await self._merge(key, fresh)
+        await self._merge(key, fresh, is_new=isinstance(work[0][1], InstanceRegistered))
         for _, event in work:
             if isinstance(event, NodeAnnounced) and event.instances is not None:
                 await self._follow_manifest(event)
 
-    async def _merge(self, key: str, fresh: list[Record]) -> None:
-        """Writes the newest of `fresh`, unless the bucket holds something newer."""
+    async def _merge(self, key: str, fresh: list[Record], *, is_new: bool) -> None:
+        """Writes the newest of `fresh`, unless the bucket holds something newer; what is new seldom has any."""
+        entry = None if is_new else await self._bucket.get(key)
         for _ in range(_CONFLICTS_MAX):
-            entry = await self._bucket.get(key)
             held = result = records.readable(entry.value) if entry else None
             for record in fresh:
                 result = records.merged(result, record) or result
@@ -163,6 +175,7 @@ class Materialiser:
                 )
             except SequenceConflict:
                 self.conflicts += 1
+                entry = await self._bucket.get(key)
                 continue
             self.written += 1
             return
