@@ -24,6 +24,7 @@ from pmoves_mesh.errors import (
     ReplicaBehindError,
     SequenceGap,
 )
+from pmoves_mesh.moves import Moves
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
 from pmoves_mesh.subscribers import Applied, Subscribers
 from pmoves_mesh.verifier import Proved, Verifier, message_of
@@ -68,7 +69,7 @@ class Replica:
         self.pending: int | None = None
         self._informed = False
         self._current_s: float | None = None
-        self._moved = asyncio.Condition()
+        self._moves: Final = Moves()
         self._subscribers: Final = Subscribers()
         self._missing: dict[InstanceKey, None] = {}
 
@@ -176,21 +177,19 @@ class Replica:
         Raises:
             ReplicaBehindError: if it has not within `timeout_s`.
         """
-
-        def reached() -> bool:
-            return self.position >= position and (self.follows or not following)
-
         try:
-            async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(reached)
+            async with asyncio.timeout(timeout_s):
+                while self.position < position or (following and not self.follows):
+                    await self._moves.reaching(position)
         except TimeoutError:
             raise ReplicaBehindError(self.position, position) from None
 
     async def wait_current(self, timeout_s: float) -> bool:
         """Waits until the replica is current, and returns whether it became so in time."""
         try:
-            async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self.is_current)
+            async with asyncio.timeout(timeout_s):
+                while not self.is_current:
+                    await self._moves.reaching(0)
         except TimeoutError:
             return False
         return True
@@ -295,8 +294,7 @@ class Replica:
             self._informed = True
             self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
             await self._fetch_missing()
-        async with self._moved:
-            self._moved.notify_all()
+        self._moves.tell(self.position)
 
     async def _check_whole(self, batch: TailBatch) -> None:
         """Checks that what is missing among the positions of a batch was forgotten on purpose.

@@ -310,6 +310,7 @@ def _speaking(ground: Ground, voice: _Voice) -> tuple[Callable[[], Coroutine[Any
     bridge = Bridge(connection, voice.log, replica, voice.registrations, ground.clock)
     return (
         voice.outbox.run,
+        voice.outbox.forget_sent,
         materialiser.run,
         ApplicationStreams(config, connection, ground.clock).run,
         *((bridge.listen,) if config.accept_unsigned else ()),

@@ -18,6 +18,7 @@ _log: Final = structlog.get_logger(__name__)
 _WINDOW: Final = 256
 _RETRY_S: Final = 0.1
 _COMPLAINT_EVERY_S: Final = 60.0
+_FORGET_EVERY_S: Final = 0.1
 _FIRST_SEQ: Final = 1
 
 
@@ -41,6 +42,8 @@ class Outbox:
         self._emptied = asyncio.Event()
         self._emptied.set()
         self._complained_s = -_COMPLAINT_EVERY_S
+        self._sent: list[int] = []
+        self._some_sent = asyncio.Event()
 
     @property
     def depth(self) -> int:
@@ -56,10 +59,11 @@ class Outbox:
         return future
 
     async def drained(self, timeout_s: float) -> bool:
-        """Waits until nothing waits any more, and returns whether that was so in time."""
+        """Waits until nothing waits any more, here and in the file; returns whether that was so in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._emptied.wait()
+                await self._forget()
         except TimeoutError:
             return False
         return True
@@ -76,13 +80,23 @@ class Outbox:
             while self._waiting:
                 sent = await self._send_window()
                 if sent:
-                    await self._forget(sent)
+                    self._sent += sent
+                    self._some_sent.set()
                 if not self._waiting:
                     self._emptied.set()
                 elif not sent:
                     await self._clock.sleep(_RETRY_S)
 
-    async def _forget(self, sent: list[int]) -> None:
+    async def forget_sent(self) -> None:
+        """Takes what was sent out of the file, for ever; nothing that is still to be sent waits for that."""
+        while True:
+            await self._some_sent.wait()
+            await self._clock.sleep(_FORGET_EVERY_S)
+            await self._forget()
+
+    async def _forget(self) -> None:
+        sent, self._sent = self._sent, []
+        self._some_sent.clear()
         try:
             await self._store.sent(sent)
         except StoreError as error:

@@ -148,6 +148,8 @@ class Registrations:
 
         It is stated again when this node's announcer hears of that.
         """
+        if self._replica.registry.entry(key) is not None:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(_SHOWN_S):
                 while key in self.held and self._replica.registry.entry(key) is None:

@@ -158,7 +158,8 @@ class Materialiser:
                 await self._follow_manifest(event)
 
     async def _merge(self, key: str, fresh: list[Record], *, is_new: bool) -> None:
-        """Writes the newest of `fresh`, unless the bucket holds something newer; what is new seldom has any."""
+        """Writes the newest of `fresh`, unless the bucket holds something newer."""
+        # What is new is seldom there already, and if it is, the bucket says so.
         entry = None if is_new else await self._bucket.get(key)
         for _ in range(_CONFLICTS_MAX):
             held = result = records.readable(entry.value) if entry else None

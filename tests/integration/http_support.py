@@ -294,7 +294,7 @@ async def served(
             names=frozenset({NODE}),
         )
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(outbox.run())]
+            running = [tasks.create_task(loop) for loop in (outbox.run(), outbox.forget_sent())]
             if connected:  # an agent follows the log from when it has joined the mesh
                 running.append(tasks.create_task(replica.run()))
             try:

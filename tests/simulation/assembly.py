@@ -144,6 +144,7 @@ def loops(agent: Agent, makings: Makings) -> list[Coroutine[Any, Any, None]]:
     """Returns what runs side by side until the agent ends, but for the announcer."""
     joined: list[Callable[[], Coroutine[Any, Any, None]]] = [
         agent.outbox.run,
+        agent.outbox.forget_sent,
         partial(makings.materialise, agent.materialiser),
         agent.lease.run,
         agent.reconciler.run,
