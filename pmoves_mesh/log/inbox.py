@@ -8,20 +8,21 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from pmoves_mesh.errors import RightMissing
+from pmoves_mesh.log.client import NatsClient
 
-_MESSAGES_MAX: Final = 8192
+_MESSAGES_MAX: Final = 2**19
+_BYTES_MAX: Final = 2**27
 
 
 class Carrier(Protocol):
     """What an inbox needs of the session that it belongs to."""
 
     @property
-    def client(self) -> Client:
+    def client(self) -> NatsClient:
         """The connection."""
         ...
 
@@ -46,8 +47,8 @@ class Carrier(Protocol):
 class Inbox:
     """The messages of one subscription, in order, in a bounded queue; leaving it unsubscribes.
 
-    When the queue is full, nats-py's own bounded queue fills, then messages are dropped: readers
-    that must not lose any use flow control and sequences.
+    When the queue is full, messages are dropped: readers that must not lose any use flow control and
+    sequences.
 
     Attributes:
         asked: where the request went whose answers come here.
@@ -58,7 +59,7 @@ class Inbox:
         self._session = session
         self._messages: deque[Msg] = deque()
         self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
+        self._bytes = 0
         self._subscription: Subscription | None = None
         self._denied: RightMissing | None = None
 
@@ -88,21 +89,21 @@ class Inbox:
                 return []
         messages = self._messages
         taken = [messages.popleft() for _ in range(min(count_max, len(messages)))]
-        self._room.set()
+        self._bytes -= sum(len(message.data) for message in taken)
         if taken:
             return taken
         return await self.take(count_max, timeout_s)
 
-    async def _on_message(self, message: Msg) -> None:
-        while len(self._messages) >= _MESSAGES_MAX:
-            self._room.clear()
-            await self._room.wait()
+    def _on_message(self, message: Msg) -> None:
+        if len(self._messages) >= _MESSAGES_MAX or self._bytes + len(message.data) > _BYTES_MAX:
+            return
         self._messages.append(message)
+        self._bytes += len(message.data)
         self._arrived.set()
 
     async def open(self, subject: str, queue: str) -> None:
         """Subscribes; called by `Session.subscribe`."""
-        self._subscription = await self._session.client.subscribe(subject, queue, cb=self._on_message)
+        self._subscription = await self._session.client.hand(subject, self._on_message, queue)
 
     async def ask(self, subject: str, payload: bytes) -> None:
         """Sends a request whose answers, any number, come into this inbox.
@@ -127,6 +128,6 @@ class Inbox:
         self._session.forget(self)
         if self._subscription is not None and not self._session.lost.is_set():
             try:
-                await self._subscription.unsubscribe()
+                await self._session.client.leave(self._subscription)
             except nats.errors.Error:
                 return  # the connection broke meanwhile, and the subscription with it

@@ -15,13 +15,12 @@ import ssl
 from typing import Any, Final
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from pmoves_mesh.core.names import JETSTREAM_API
 from pmoves_mesh.errors import LogError, LogUnavailable, RightMissing
+from pmoves_mesh.log.client import NatsClient
 from pmoves_mesh.log.credentials import Login
-from pmoves_mesh.log.headers import parse
 from pmoves_mesh.log.inbox import Inbox
 
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -51,24 +50,6 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)
 
 
-class _Client(Client):
-    """nats-py's client, with its weak spots replaced: NKEYs, TLS that is wanted, headers that are hostile."""
-
-    def __init__(self, login: Login) -> None:
-        super().__init__()
-        self._public_nkey = login.nkey
-        self._tls_wanted = login.tls is not None
-
-    def _connect_command(self) -> bytes:
-        # This is the moment before the password would leave; nats-py itself would go on in clear text.
-        if self._tls_wanted and not self._server_info.get("tls_required"):
-            raise nats.errors.SecureConnWantedError
-        return super()._connect_command()
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        return parse(headers) if headers else None
-
-
 class Session:
     """A connection that is up, until `lost` is set.
 
@@ -82,7 +63,7 @@ class Session:
         self.url: Final = login.url
         self.lost: Final = asyncio.Event()
         self.problem = ""
-        self.client: Final = _Client(login)
+        self.client: Final = NatsClient(login)
         self._login = login
         self._tokens = itertools.count(1)
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
@@ -151,7 +132,7 @@ class Session:
             inbox_prefix=login.inbox_prefix,
         )
         self._reply_prefix = self.client.new_inbox()
-        await self.client.subscribe(f"{self._reply_prefix}.*", cb=self._on_reply)
+        await self.client.hand(f"{self._reply_prefix}.*", self._on_reply)
 
     def _connect_error(self, error: Exception) -> LogError:
         text = self.problem if isinstance(error, nats.errors.NoServersError) else _text(error)
@@ -289,7 +270,7 @@ class Session:
         """Drops an inbox that was left."""
         self._inboxes.discard(inbox)
 
-    async def _on_reply(self, message: Msg) -> None:
+    def _on_reply(self, message: Msg) -> None:
         entry = self._waiting.get(message.subject.rpartition(".")[2])
         if entry is not None and not entry[1].done():
             entry[1].set_result(message)
