@@ -48,16 +48,20 @@ _PUT_STATE: Final = "REPLACE INTO node (one, incarnation, revision, head) VALUES
 _PUT_REGISTRATION: Final = (
     "REPLACE INTO registration (service, id, record, incarnation, revision) VALUES (?, ?, ?, ?, ?)"
 )
-_APPEND: Final = "INSERT INTO outbox (subject, payload, headers, ttl_s) VALUES (?, ?, ?, ?)"
+_DROP_REGISTRATION: Final = "DELETE FROM registration WHERE service = ? AND id = ?"
+_APPEND: Final = "INSERT INTO outbox (seq, subject, payload, headers, ttl_s) VALUES (?, ?, ?, ?, ?)"
+_FORGET: Final = "DELETE FROM outbox WHERE seq = ?"
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'"
 
 _BEFORE_ALL: Final = NodeState(incarnation=0, revision=0, head="")
 
 
 class _Tally(NamedTuple):
-    """What is kept in memory of the database: the node's state, and how many events wait."""
+    """What is kept in memory of the database: the node's state, how many events wait, the last place."""
 
     state: NodeState
     outbox_depth: int
+    last_seq: int
 
 
 class Journal:
@@ -66,7 +70,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        self._tally = _Tally(_BEFORE_ALL, 0)
+        self._tally = _Tally(_BEFORE_ALL, 0, 0)
 
     @property
     def state(self) -> NodeState:
@@ -86,8 +90,9 @@ class Journal:
             check_sound(self._connection, self._path)
             row = self._connection.execute("SELECT incarnation, revision, head FROM node").fetchone()
             (depth,) = self._connection.execute("SELECT count(*) FROM outbox").fetchone()
+            (last_seq,) = self._connection.execute(_LAST_SEQ).fetchone()
         state = NodeState(incarnation=row[0], revision=row[1], head=row[2]) if row else _BEFORE_ALL
-        self._tally = _Tally(state, depth)
+        self._tally = _Tally(state, depth, last_seq)
 
     def close(self) -> None:
         """Closes the file, if it is open."""
@@ -100,26 +105,14 @@ class Journal:
         """Makes changes durable, in order, with one wait for the disk.
 
         Returns:
-            For each change the places of its events in the outbox, or why it was not made; the
-            others are then made all the same.
+            For each change the places of its events in the outbox, or why it cannot be made; the
+            others are made all the same.
         """
         database = self._opened()
-        tally = self._tally
-        outcomes: list[tuple[int, ...] | MeshError] = []
+        group = _Group(self._tally)
+        outcomes = [group.take(change) for change in changes]
         with reported(self._path), transaction(database):
-            for change in changes:
-                database.execute("SAVEPOINT change")
-                try:
-                    with reported(self._path):
-                        tally, seqs = _apply(database, change, tally)
-                    outcomes.append(seqs)
-                except MeshError as error:
-                    if not database.in_transaction:
-                        raise
-                    database.execute("ROLLBACK TO change")
-                    outcomes.append(error)
-                database.execute("RELEASE change")
-        self._tally = tally
+            self._tally = group.write(database)
         return outcomes
 
     def registrations(self) -> list[StoredRegistration]:
@@ -156,36 +149,56 @@ class Journal:
         return self._connection
 
 
-def _apply(database: sqlite3.Connection, change: Change, tally: _Tally) -> tuple[_Tally, tuple[int, ...]]:
-    """Makes one change, and returns the tally after it and the places of its events in the outbox."""
-    match change:
-        case Sent(seqs=seqs):
-            gone = database.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs]).rowcount
-            return _Tally(tally.state, tally.outbox_depth - max(gone, 0)), ()
-        case Commit():
-            return _apply_commit(database, change, tally)
-        case _:
-            assert_never(change)
+class _Group:
+    """What changes come to that are written together: each row once, for SQLite gives way at every one."""
 
+    def __init__(self, tally: _Tally) -> None:
+        self._tally = tally
+        self._registrations: dict[tuple[str, str], StoredRegistration | None] = {}
+        self._appends: list[tuple[int, str, bytes, str, int | None]] = []
+        self._sent: list[tuple[int]] = []
 
-def _apply_commit(
-    database: sqlite3.Connection, commit: Commit, tally: _Tally
-) -> tuple[_Tally, tuple[int, ...]]:
-    if commit.follows not in {None, tally.state.head}:
-        raise StoreError("mesh.db", "the event before this one was not stored")
-    depth = tally.outbox_depth + len(commit.appends)
-    if depth > OUTBOX_ENTRIES_MAX:
-        raise CapacityError("events in the outbox", OUTBOX_ENTRIES_MAX)
-    database.executemany("DELETE FROM registration WHERE service = ? AND id = ?", commit.deletes)
-    database.executemany(
-        _PUT_REGISTRATION,
-        [(each.service, each.id, each.record, each.incarnation, each.revision) for each in commit.upserts],
-    )
-    seqs: list[int] = []
-    for each in commit.appends:
-        headers = msgspec.json.encode(each.sealed.headers).decode()
-        row = (each.sealed.subject, each.sealed.payload, headers, each.ttl_s)
-        seqs.append(database.execute(_APPEND, row).lastrowid or 0)
-    state = commit.state
-    database.execute(_PUT_STATE, (state.incarnation, state.revision, state.head))
-    return _Tally(state, depth), tuple(seqs)
+    def take(self, change: Change) -> tuple[int, ...] | MeshError:
+        """Takes a change in, and returns the places of its events, or why it cannot be made."""
+        match change:
+            case Sent(seqs=seqs):
+                self._sent += ((seq,) for seq in seqs)
+                return ()
+            case Commit():
+                return self._refused(change) or self._committed(change)
+            case _:
+                assert_never(change)
+
+    def _refused(self, commit: Commit) -> MeshError | None:
+        if commit.follows not in {None, self._tally.state.head}:
+            return StoreError("mesh.db", "the event before this one was not stored")
+        if self._tally.outbox_depth + len(commit.appends) > OUTBOX_ENTRIES_MAX:
+            return CapacityError("events in the outbox", OUTBOX_ENTRIES_MAX)
+        return None
+
+    def _committed(self, commit: Commit) -> tuple[int, ...]:
+        self._registrations.update(dict.fromkeys(commit.deletes))
+        self._registrations.update(((each.service, each.id), each) for each in commit.upserts)
+        _, depth, last_seq = self._tally
+        seqs = tuple(range(last_seq + 1, last_seq + 1 + len(commit.appends)))
+        for seq, each in zip(seqs, commit.appends, strict=True):
+            headers = msgspec.json.encode(each.sealed.headers).decode()
+            self._appends.append((seq, each.sealed.subject, each.sealed.payload, headers, each.ttl_s))
+        self._tally = _Tally(commit.state, depth + len(seqs), last_seq + len(seqs))
+        return seqs
+
+    def write(self, database: sqlite3.Connection) -> _Tally:
+        """Writes what the changes come to, and returns the tally after it."""
+        gone = [key for key, one in self._registrations.items() if one is None]
+        database.executemany(_DROP_REGISTRATION, gone)
+        held = [
+            (one.service, one.id, one.record, one.incarnation, one.revision)
+            for one in self._registrations.values()
+            if one is not None
+        ]
+        database.executemany(_PUT_REGISTRATION, held)
+        database.executemany(_APPEND, self._appends)
+        forgotten = max(database.executemany(_FORGET, self._sent).rowcount, 0) if self._sent else 0
+        state, depth, last_seq = self._tally
+        database.execute(_PUT_STATE, (state.incarnation, state.revision, state.head))
+        return _Tally(state, depth - forgotten, last_seq)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pmoves_mesh.agent.author import Author, Place
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.clock import SystemClock
 from pmoves_mesh.core.event import InstanceUpdated
-from pmoves_mesh.errors import StoreError
+from pmoves_mesh.errors import MeshError, StoreError
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store import journal
@@ -76,16 +75,14 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fails], None]:
-    """Returns what lets the disk refuse the commits of which a function says so."""
-    apply = journal._apply_commit
+    """Returns what lets the commits be refused of which a function says so."""
+    refused = journal._Group._refused
 
     def let_fail(fails: Fails) -> None:
-        def refusing(database: sqlite3.Connection, commit: Commit, tally: journal._Tally) -> object:
-            if fails(commit):
-                raise sqlite3.OperationalError("database or disk is full")
-            return apply(database, commit, tally)
+        def refusing(group: journal._Group, commit: Commit) -> MeshError | None:
+            return StoreError("mesh.db", "disk is full") if fails(commit) else refused(group, commit)
 
-        monkeypatch.setattr(journal, "_apply_commit", refusing)
+        monkeypatch.setattr(journal._Group, "_refused", refusing)
 
     return let_fail
 
