@@ -151,17 +151,26 @@ async def read_body(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> by
     size = request.content_length
     if size is not None and size > bytes_max:
         raise web.HTTPRequestEntityTooLarge(bytes_max, size)
-    body = bytearray()
     try:
+        if request.content.is_eof():  # it came along with the headers
+            body = request.content.read_nowait()
+            if len(body) > bytes_max:
+                raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
+            return body
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > bytes_max:
-                    raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
+            return await _read_on(request, bytes_max)
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except web.RequestPayloadError:
         raise web.HTTPBadRequest(text="the body is not framed as HTTP says") from None
+
+
+async def _read_on(request: web.Request, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > bytes_max:
+            raise web.HTTPRequestEntityTooLarge(bytes_max, len(body))
     return bytes(body)
 
 
