@@ -67,18 +67,21 @@ class Materialiser:
         """Takes events from the shared queue for ever; an outage of the log is waited out."""
         while True:
             try:
-                deliveries = await self._queue.fetch(_BATCH_MAX, _FETCH_S)
-                await self._write_all(deliveries)
-                if 0 < self._behind(deliveries) < _LAG_MAX:
-                    await self._clock.sleep(_REST_S)
+                if deliveries := await self._queue.fetch(_BATCH_MAX, _FETCH_S):
+                    await self._take(deliveries)
             except (LogError, ReplicaBehindError) as error:
                 # What was not acknowledged is handed out again, here or elsewhere.
                 await self._wait_out(error)
 
-    def _behind(self, deliveries: Sequence[Delivery]) -> int:
-        """Returns how many positions the replica has moved on since what was just written."""
-        latest = max((delivery.message.position for delivery in deliveries), default=self._replica.position)
-        return self._replica.position - latest
+    async def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """Writes what was handed out, and rests if more events came meanwhile, unless many wait already."""
+        # What is handed out again may come behind what is new.
+        latest = max(delivery.message.position for delivery in deliveries)
+        await self._replica.wait_position(latest, _BEHIND_S, following=True)
+        reached = self._replica.position
+        await self._write_all(deliveries)
+        if reached < self._replica.position < latest + _LAG_MAX:
+            await self._clock.sleep(_REST_S)
 
     async def _wait_out(self, error: MeshError) -> None:
         """Waits a moment, longer where only a person can help; that is said once a minute."""
@@ -93,11 +96,6 @@ class Materialiser:
         await self._clock.sleep(_RETRY_S)
 
     async def _write_all(self, deliveries: Sequence[Delivery]) -> None:
-        if not deliveries:
-            return
-        # What is handed out again may come behind what is new.
-        latest = max(delivery.message.position for delivery in deliveries)
-        await self._replica.wait_position(latest, _BEHIND_S, following=True)
         # Events for different keys are independent; those for one key go in their order.
         by_key: dict[str, list[tuple[LogMessage, Event]]] = {}
         for delivery in deliveries:
