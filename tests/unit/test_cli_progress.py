@@ -43,6 +43,7 @@ def test_a_bar_shows_what_is_under_way_and_is_gone_at_the_end(tmp_path: Path):
 def test_the_cursor_is_never_left_hidden_not_even_by_a_kill(tmp_path: Path):
     with bar(tmp_path, 60) as terminal:
         terminal.until(lambda: "waiting" in terminal.text, "it is shown")
+        terminal.until(lambda: CURSOR_SHOWN in terminal.text, "the cursor is")
         assert terminal.text.rindex(CURSOR_SHOWN) > terminal.text.rindex("\x1b[?25l")
 
 
