@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +30,6 @@ _ALIAS_TTL_S: Final = 60
 """The older word for a removal serves listeners, not history: the stream need not keep it."""
 
 _DISK_S: Final = 30.0
-_COMMITTING_MAX: Final = 100_000
-
 
 _APART: Final = 2**16
 
@@ -62,7 +61,6 @@ class Author:
         self._state = store.state
         self._heads: Final[deque[str]] = deque()
         self._finished = False
-        self._committing: Final[set[asyncio.Task[asyncio.Future[int]]]] = set()
 
     @property
     def stamp(self) -> Stamp:
@@ -105,8 +103,6 @@ class Author:
         """
         if self._finished:
             raise StoreError(self.node, "its agent is leaving the mesh")
-        if len(self._committing) >= _COMMITTING_MAX:
-            raise CapacityError("events that wait for the disk", _COMMITTING_MAX)
         before = self._state.head
         sealed = [envelope.seal(event, self.identity) for event in build(self.place())]
         self._state = NodeState(
@@ -123,16 +119,12 @@ class Author:
         )
         self._heads.append(self._state.head)
         # It has its place and may be durable at any moment, so it goes out even if nobody waits any more.
-        committing = asyncio.ensure_future(self._commit(commit))
-        self._committing.add(committing)
-        committing.add_done_callback(self._committed)
-        try:
-            async with asyncio.timeout(_DISK_S):
-                return await asyncio.shield(committing)
-        except TimeoutError:
-            raise StoreError(
-                self.node, f"the disk took longer than {_DISK_S:.0f} s: is it failing?"
-            ) from None
+        stated: asyncio.Future[asyncio.Future[int]] = asyncio.get_running_loop().create_future()
+        self._store.commit(commit).add_done_callback(partial(self._committed, commit, stated))
+        await asyncio.wait((stated,), timeout=_DISK_S)
+        if not stated.done():
+            raise StoreError(self.node, f"the disk took longer than {_DISK_S:.0f} s: is it failing?")
+        return stated.result()
 
     async def finish(self, build: Callable[[Place], Sequence[Event]]) -> asyncio.Future[int]:
         """States what `build` makes of the next place, and refuses to state anything after it.
@@ -147,12 +139,23 @@ class Author:
 
         return await self.state(last)
 
-    async def _commit(self, commit: Commit) -> asyncio.Future[int]:
+    def _committed(
+        self,
+        commit: Commit,
+        stated: asyncio.Future[asyncio.Future[int]],
+        written: asyncio.Future[tuple[int, ...]],
+    ) -> None:
+        """Sends out what is durable now, or takes back what could not be made so, and tells who waits."""
         try:
-            seqs = await self._store.commit(commit)
-        except (StoreError, CapacityError):
+            stated.set_result(self._send(commit, written.result()))
+        except (StoreError, CapacityError) as error:
             self._take_back(commit)
-            raise
+            stated.set_exception(error)
+            stated.exception()  # whoever waits is told; if nobody does, nobody need be
+        except Exception as error:  # noqa: BLE001 - whoever stated it hears of it, as of any fault in a call
+            stated.set_exception(error)
+
+    def _send(self, commit: Commit, seqs: tuple[int, ...]) -> asyncio.Future[int]:
         while self._heads.popleft() != commit.state.head:
             pass
         futures = [
@@ -172,11 +175,6 @@ class Author:
         while self._heads.pop() != commit.state.head:
             pass
         self._state = msgspec.structs.replace(self._state, head=commit.follows)
-
-    def _committed(self, committing: asyncio.Task[asyncio.Future[int]]) -> None:
-        self._committing.discard(committing)
-        if not committing.cancelled():
-            committing.exception()  # whoever waits is told; if nobody does, nobody need be
 
     async def begin(self, above: int = 0) -> None:
         """Begins a new incarnation, later than every earlier one and than `above`.

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
 
-from pmoves_mesh.errors import MeshError, StoreError
+from pmoves_mesh.errors import CapacityError, MeshError, StoreError
 from pmoves_mesh.store.journal import Change, Journal
 from pmoves_mesh.store.records import (
     Commit,
@@ -30,7 +30,7 @@ from pmoves_mesh.store.snapshot import SnapshotFile
 DATABASE_FILE: Final = "mesh.db"
 SNAPSHOT_FILE: Final = "snapshot.db"
 
-_WAITING_MAX: Final = 1024
+_WAITING_MAX: Final = 100_000
 _GROUP_MAX: Final = 256
 _DEADLINE_S: Final = 30.0
 
@@ -52,7 +52,6 @@ class Store:
         self._journal: Final = Journal(self._path)
         self._snapshot: Final = SnapshotFile(data_dir / SNAPSHOT_FILE)
         self._thread: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._slots: Final = asyncio.Semaphore(_WAITING_MAX)
         self._waiting: Final[deque[_Waiting]] = deque()
         self._writing = False
         self._closed = False
@@ -82,26 +81,28 @@ class Store:
         """How many events wait to be published."""
         return self._journal.outbox_depth
 
-    async def commit(self, commit: Commit) -> tuple[int, ...]:
+    def commit(self, commit: Commit) -> asyncio.Future[tuple[int, ...]]:
         """Makes a change durable, after all those that were handed in before.
 
-        It waits as long as the disk takes, so that its answer is always certain. If the caller is
-        cancelled meanwhile, the change may be made nevertheless.
+        It is handed in at once, and takes as long as the disk does, so that the answer is always certain.
+        If that is cancelled meanwhile, the change may be made nevertheless.
 
         Returns:
-            The places of its events in the outbox.
-
-        Raises:
-            CapacityError: if the outbox is full; nothing was changed.
-            StoreError: if it cannot be written, or does not follow what was written before; nothing
-                was changed.
+            What gives the places of its events in the outbox, or raises: `CapacityError`, if the outbox is
+            full or too many wait for the disk, or `StoreError`, if it cannot be written, or does not follow
+            what was written before. Then nothing was changed.
         """
-        return await self._write(commit, None)
+        return self._hand_in(commit)
 
     async def sent(self, seqs: Sequence[int]) -> None:
         """Takes published events out of the outbox, by their places; those not in it are ignored."""
-        if seqs:
-            await self._write(Sent(seqs=seqs), _DEADLINE_S)
+        if not seqs:
+            return
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                await self._hand_in(Sent(seqs=seqs))
+        except TimeoutError:
+            raise self._too_slow() from None
 
     async def registrations(self) -> list[StoredRegistration]:
         """Returns every registration, by service and id."""
@@ -129,19 +130,17 @@ class Store:
         except TimeoutError:
             raise self._too_slow() from None
 
-    async def _write(self, change: Change, deadline_s: float | None) -> tuple[int, ...]:
-        self._check_open()
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._slots.acquire()
-                self._check_open()
-                told: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
-                self._waiting.append(_Waiting(change, told))
-                if not self._writing:
-                    self._start_writing()
-                return await told
-        except TimeoutError:
-            raise self._too_slow() from None
+    def _hand_in(self, change: Change) -> asyncio.Future[tuple[int, ...]]:
+        told: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            told.set_exception(self._is_closed())
+        elif len(self._waiting) >= _WAITING_MAX:
+            told.set_exception(CapacityError("changes that wait for the disk", _WAITING_MAX))
+        else:
+            self._waiting.append(_Waiting(change, told))
+            if not self._writing:
+                self._start_writing()
+        return told
 
     def _start_writing(self) -> None:
         """Hands the changes that wait to the thread, as one transaction."""
@@ -158,7 +157,6 @@ class Store:
         failure = written.exception()
         outcomes = [failure] * len(group) if failure else written.result()
         for waiting, outcome in zip(group, outcomes, strict=True):
-            self._slots.release()
             if waiting.told.done():
                 continue
             if isinstance(outcome, BaseException):
@@ -187,7 +185,10 @@ class Store:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreError(str(self._path), "it is closed")
+            raise self._is_closed()
+
+    def _is_closed(self) -> StoreError:
+        return StoreError(str(self._path), "it is closed")
 
     def _too_slow(self) -> StoreError:
         return StoreError(str(self._path), f"no answer within {_DEADLINE_S:.0f} s: is the disk failing?")

@@ -203,7 +203,7 @@ async def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Pa
 
 async def test_a_cancelled_caller_leaves_the_store_in_order(tmp_path: Path):
     async with Store.opened(tmp_path) as store:
-        callers = [asyncio.create_task(store.commit(Commit(state=state(n)))) for n in range(1, 301)]
+        callers = [asyncio.ensure_future(store.commit(Commit(state=state(n)))) for n in range(1, 301)]
         await asyncio.sleep(0)
         for caller in callers:
             caller.cancel()
@@ -220,7 +220,7 @@ async def test_a_cancelled_store_finishes_what_was_handed_in(tmp_path: Path):
     async def run() -> None:
         async with Store.opened(tmp_path) as store:
             outcomes.extend(
-                asyncio.create_task(store.commit(Commit(state=state(n), appends=[outgoing(f"{n}")])))
+                asyncio.ensure_future(store.commit(Commit(state=state(n), appends=[outgoing(f"{n}")])))
                 for n in range(1, 301)
             )
             await asyncio.sleep(0)
