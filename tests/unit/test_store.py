@@ -215,7 +215,7 @@ async def test_a_cancelled_caller_leaves_the_store_in_order(tmp_path: Path):
 
 async def test_a_cancelled_store_finishes_what_was_handed_in(tmp_path: Path):
     opened = asyncio.Event()
-    outcomes: list[asyncio.Task[tuple[int, ...]]] = []
+    outcomes: list[asyncio.Future[tuple[int, ...]]] = []
 
     async def run() -> None:
         async with Store.opened(tmp_path) as store:
