@@ -17,9 +17,14 @@ from typing import Final
 # structlog writes tracebacks for people with rich, and counts threads with greenlet if that is there.
 _FOR_TERMINALS: Final = ("rich", "greenlet")
 
-# aiohttp reads the system's CA certificates into two contexts, for connections that name none of their own;
-# an agent's all do. Without certificates such a context trusts nobody.
-_NO_CERTIFICATES: Final = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+_FOR_AIOHTTP: Final = {
+    # It reads the system's CA certificates into two contexts, for connections that name none of their own; an
+    # agent's all do. Without certificates such a context trusts nobody.
+    "SSL_CERT_FILE": os.devnull,
+    "SSL_CERT_DIR": os.devnull,
+    # The lists of its middlewares and signals, in C++: they are small, and nothing else needs libstdc++.
+    "FROZENLIST_NO_EXTENSIONS": "1",
+}
 
 
 def import_lean(*, terminal: bool) -> None:
@@ -30,7 +35,7 @@ def import_lean(*, terminal: bool) -> None:
     """
     with _absent(() if terminal else _FOR_TERMINALS), suppress(ImportError):
         import_module("structlog")
-    with _environment(_NO_CERTIFICATES):
+    with _environment(_FOR_AIOHTTP):
         import_module("aiohttp")
 
 

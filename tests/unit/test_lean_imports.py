@@ -75,6 +75,11 @@ def test_aiohttp_reads_none_of_the_systems_certificates() -> None:
     assert imported().default_certificates == (0, 0)
 
 
+def test_no_library_of_cpp_is_loaded_for_aiohttps_lists() -> None:
+    assert "frozenlist" in imported().modules
+    assert "frozenlist._frozenlist" not in imported().modules
+
+
 def test_the_environment_is_as_it_was_once_all_is_imported() -> None:
     assert imported().environment_kept
     own = "os.environ['SSL_CERT_FILE'] = before['SSL_CERT_FILE'] = '/nowhere'"
