@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 from functools import cache
@@ -19,7 +20,7 @@ from pmoves_mesh.cli.lean import import_lean
 import_lean(terminal={terminal})
 import pmoves_mesh.agent.main
 import pmoves_mesh.cli.client
-import aiohttp, json, structlog
+import aiohttp, json, ssl, structlog
 from aiohttp import connector
 contexts = [connector._SSL_CONTEXT_VERIFIED, connector._SSL_CONTEXT_UNVERIFIED]
 modules = sorted(sys.modules)
@@ -27,6 +28,7 @@ import rich
 print(json.dumps({{
     "modules": modules,
     "default_certificates": [one.cert_store_stats()["x509"] for one in contexts],
+    "own_certificates": ssl.create_default_context().cert_store_stats()["x509"],
     "environment_kept": dict(os.environ) == before,
     "rich_tracebacks": structlog.dev.rich is not None,
 }}))
@@ -41,6 +43,7 @@ class Found(Struct):
 
     modules: frozenset[str]
     default_certificates: tuple[int, int]
+    own_certificates: int
     environment_kept: bool
     rich_tracebacks: bool
 
@@ -73,6 +76,11 @@ def test_an_agent_on_a_terminal_has_tracebacks_by_rich() -> None:
 
 def test_aiohttp_reads_none_of_the_systems_certificates() -> None:
     assert imported().default_certificates == (0, 0)
+
+
+def test_whoever_makes_a_context_for_https_has_the_systems_certificates() -> None:
+    # As the probes of services do. Some systems look certificates up one by one, and count none here.
+    assert imported().own_certificates == ssl.create_default_context().cert_store_stats()["x509"]
 
 
 def test_no_library_of_cpp_is_loaded_for_aiohttps_lists() -> None:
