@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from benchmarks.agents import mesh
 from benchmarks.filled import Stand
 from benchmarks.measure import Figure, Target, figure
-from benchmarks.processes import resident_bytes
+from benchmarks.processes import free_port, resident_bytes
 
 TITLE = "memory"
 EMPTY = Target(at_most=60)
@@ -22,6 +22,8 @@ def run(stand: Stand) -> Iterator[Figure]:
     """Yields the figures."""
     with mesh(stand.folder(), "one") as (_, (agent,)):
         empty = resident_bytes(agent.pid)
+    with mesh(stand.folder(), "one", PMOVES_DNS_PORT=str(free_port())) as (_, (agent,)):
+        naming = resident_bytes(agent.pid)
     instances = stand.size.growth[-1]
     full = stand.filled(instances)
     each = (full.full_bytes - full.empty_bytes) / instances
@@ -29,5 +31,6 @@ def run(stand: Stand) -> Iterator[Figure]:
     full.reader.start()
     booted = (resident_bytes(full.reader.pid) - empty) / instances
     yield figure("an agent with an empty registry", "MB", [empty / _MB], target=EMPTY)
+    yield figure("an agent with an empty registry that answers DNS", "MB", [naming / _MB])
     yield figure(f"each of {instances:,} instances, told one by one", "KB", [each / _KB], target=EACH)
     yield figure(f"each of {instances:,} instances, from the snapshot", "KB", [booted / _KB], target=EACH)

@@ -31,6 +31,7 @@ from pmoves_mesh.agent.liveness.lease import Cargo, LeaseKeeper
 from pmoves_mesh.agent.liveness.reachability import reachability_of
 from pmoves_mesh.agent.liveness.watching import keeper_of, watching
 from pmoves_mesh.agent.micro.taking_part import micro_loops
+from pmoves_mesh.agent.naming import naming_for
 from pmoves_mesh.agent.notify import Notifier
 from pmoves_mesh.agent.outbox import Outbox
 from pmoves_mesh.agent.pidfile import PidFile
@@ -52,7 +53,6 @@ from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.store.store import Store
 from pmoves_mesh.verifier import Verifier
-from pmoves_mesh.views.dns.server import DnsServer
 from pmoves_mesh.views.http.app import serving
 from pmoves_mesh.views.http.facade import Facade, RegistryFacts
 from pmoves_mesh.views.http.listener import Exposure, TlsFiles
@@ -181,10 +181,10 @@ async def _assemble(
     equipment = await equip(ground, replica)
     care = await care_for(ground, registrations, replica, names, stack, latencies.probe)
     custody = Custody(ground, replica, author, link)
-    dns = DnsServer(config, replica, clock, latencies.dns)
+    naming = naming_for(config, replica, clock, latencies.dns)
     reachability = reachability_of(ground, replica)
     containers = await containers_for(ground, registrations, metrics.registry, stack)
-    watchful = (watch, care, clones, dns, reachability, containers, *((leaf,) if leaf else ()))
+    watchful = (watch, care, clones, naming, reachability, containers, *((leaf,) if leaf else ()))
     warned = lambda: [line for one in watchful for line in one.warnings()]  # noqa: E731
     facts = Facts(config, link, replica, voice.outbox, warned)
     facts.reached_from = lambda: reachability.told
@@ -222,7 +222,7 @@ async def _assemble(
         *(() if ground.server is None else (ground.server.supervise,)),
         *(leaf.loops(custody.enroller) if leaf else ()),
         *(link.run, voice.saver.run, *care.loops, containers.run, watch.run, clones.run, *custody.loops),
-        *((dns.run,) if config.dns_port else ()),
+        *naming.loops,
         *telling(ground, port),
         *past_loops,
         *map(link.once_joined, joined),

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from pmoves_mesh.agent.heap import give_back
 from pmoves_mesh.core import records
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, SequenceGap
@@ -22,6 +23,7 @@ _log: Final = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.1
 _REFUSED_RETRY_S: Final = 5.0
+_MANY_KEYS: Final = 1000
 
 
 class Shown(Protocol):
@@ -237,4 +239,6 @@ class Follower:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
             floor = bounds.first - 1  # nobody has them, so nobody need wait for them
         keys = await self._replica.restore_from_bucket(floor, carried)
+        if keys >= _MANY_KEYS:
+            await asyncio.to_thread(give_back)  # all records were held at once, and are no more
         _log.info("booted from the bucket", keys=keys, position=floor)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
 
+from pmoves_mesh.agent.heap import give_back
 from pmoves_mesh.core import snapshot
 from pmoves_mesh.errors import MalformedEvent, StoreError
 from pmoves_mesh.ports import Clock
@@ -18,6 +20,7 @@ _FIRST_S: Final = 1.0
 _PAUSE_MIN_S: Final = 10.0
 _PAUSE_PER_COST: Final = 100.0
 """A snapshot that takes 0.1 s to make is made every 10 s at most: 1 % of the time."""
+_LARGE_BYTES: Final = 1024 * 1024
 _AGE_MAX_MS: Final = 10 * 60 * 1000
 """An unchanged registry is saved again so seldom: all that is new in it is that it held until now."""
 
@@ -32,6 +35,7 @@ class Saver:
         self._clock = clock
         self._saved = (0, 0)
         self._saved_ms = 0
+        self._was_large = False
 
     async def load(self) -> None:
         """Lets the replica begin from the snapshot, if there is one that can be read."""
@@ -45,6 +49,9 @@ class Saver:
             return
         self._replica.restore(registry, stored.stream_id)
         self._saved, self._saved_ms = (registry.position, registry.version), registry.current_ms
+        size = len(stored.blob)
+        del stored
+        await self._tidy(size)
 
     async def run(self) -> None:
         """Saves for ever, after changes, and seldom enough to cost next to nothing."""
@@ -78,3 +85,10 @@ class Saver:
         blob = snapshot.dump(registry, self._mesh)
         await self._store.save_snapshot(registry.position, replica.stream_id, blob)
         self._saved, self._saved_ms = now, registry.current_ms
+        await self._tidy(len(blob))
+
+    async def _tidy(self, size: int) -> None:
+        """Has the memory of large snapshots go back to the system: there is one every few seconds."""
+        if size >= _LARGE_BYTES and not self._was_large:
+            self._was_large = True
+            await asyncio.to_thread(give_back)

@@ -41,6 +41,20 @@ class Readiness(Enum):
     WAITING_FOR_NATS = "waiting"
 
 
+def make_data_dir(path: Path) -> None:
+    """Makes the folder that an agent keeps its data in, unless it is there.
+
+    Raises:
+        StartError: if it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"PMOVES_DATA_DIR={path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartError(f"PMOVES_DATA_DIR={path} is not writable")
+
+
 def check_free(host: str, port: int) -> None:
     """Checks that the agent can listen on a port.
 

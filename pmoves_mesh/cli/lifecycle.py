@@ -1,9 +1,7 @@
-"""`up`, `down` and `agent`: the life of this host's agent."""
+"""`up` and `down`: the life of this host's agent in the background."""
 
 from __future__ import annotations
 
-import gc
-import os
 from pathlib import Path
 
 import click
@@ -11,7 +9,15 @@ import click
 from pmoves_mesh.agent.pidfile import is_stale, running_pid
 from pmoves_mesh.cli.client import AgentClient, read_config
 from pmoves_mesh.cli.console import example, print_fields
-from pmoves_mesh.cli.launch import NATS_WITHIN_S, Readiness, check_free, end_left_servers, start, stop
+from pmoves_mesh.cli.launch import (
+    NATS_WITHIN_S,
+    Readiness,
+    check_free,
+    end_left_servers,
+    make_data_dir,
+    start,
+    stop,
+)
 from pmoves_mesh.config import Config
 from pmoves_mesh.errors import StartError
 
@@ -28,7 +34,7 @@ def up_command() -> None:
     then from env.shared in this folder.
     """
     config = read_config()
-    _make_data_dir(config.data_dir)
+    make_data_dir(config.data_dir)
     pid_path = _pid_path(config)
     client = AgentClient(config)
     pid = running_pid(pid_path)
@@ -77,31 +83,5 @@ def down_command() -> None:
         raise StartError(f"no agent is running with {config.data_dir}")
 
 
-@click.command("agent", epilog=example("pmoves-mesh agent"))
-def agent_command() -> None:
-    """Run the agent in the foreground until SIGTERM or Ctrl-C.
-
-    This is what a service manager starts; `pmoves-mesh up` runs it in the background.
-    """
-    config = read_config()
-    _make_data_dir(config.data_dir)
-    # What is imported and loaded at the start stays, so looking for garbage in it would be in vain; the
-    # agent turns the collector on again once it answers.
-    gc.disable()
-    # Imported here: it brings the event loop, HTTP and NATS, which `up` and `down` do without.
-    from pmoves_mesh.agent.main import run  # noqa: PLC0415 - see above
-
-    run(config)
-
-
 def _pid_path(config: Config) -> Path:
     return config.data_dir / "agent.pid"
-
-
-def _make_data_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(f"PMOVES_DATA_DIR={path} cannot be made: {error.strerror}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise StartError(f"PMOVES_DATA_DIR={path} is not writable")

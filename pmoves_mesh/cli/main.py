@@ -29,7 +29,7 @@ class _Entry(NamedTuple):
 _COMMANDS: Final = {
     "up": _Entry("lifecycle", "Start this host's agent in the background and wait until it is ready."),
     "down": _Entry("lifecycle", "Stop this host's agent, and the nats-server it started."),
-    "agent": _Entry("lifecycle", "Run the agent in the foreground, as a service manager wants it."),
+    "agent": _Entry("agent", "Run the agent in the foreground, as a service manager wants it."),
     "status": _Entry("queries", "Show the mesh as this host sees it."),
     "nodes": _Entry("queries", "List the nodes of the mesh."),
     "services": _Entry("queries", "List the instances of every service."),
