@@ -41,13 +41,13 @@ class InstanceView(Struct, frozen=True, kw_only=True):
     health_url: str | None
     health_status: HealthStatus
     health_output: str
-    node_status: NodeStatus
     maintenance: bool
     maintenance_reason: str
     metadata: dict[str, Any]
     deregister_after: float
     registered_at: str
     last_seen: str
+    node_status: NodeStatus
     revision: int
     position: int
     verified: bool
@@ -143,13 +143,13 @@ def instance_view(registry: Registry, entry: InstanceEntry) -> InstanceView:
         health_url=record.health_url,
         health_status=record.health_status,
         health_output=record.health_output,
-        node_status=node.status,
         maintenance=record.maintenance,
         maintenance_reason=record.maintenance_reason,
         metadata=record.metadata,
         deregister_after=record.deregister_after,
         registered_at=record.registered_at,
         last_seen=iso(max(entry.time_ms, node.seen_ms)),
+        node_status=node.status,
         revision=entry.stamp.revision,
         position=entry.position,
         verified=entry.verified,
@@ -210,8 +210,11 @@ def _key(entry: InstanceEntry) -> InstanceKey:
 
 
 def _best_first(entries: Iterable[InstanceEntry], node: str) -> list[InstanceEntry]:
+    found = list(entries)
+    if len(found) == 1:  # as most are that are looked up by name
+        return found
     return sorted(
-        entries,
+        found,
         key=lambda entry: (
             HEALTH_RANK[entry.record.health_status],
             entry.record.port == 0,

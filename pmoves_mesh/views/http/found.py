@@ -1,0 +1,132 @@
+"""What was found for a question, and whether the same would be found again.
+
+That rests upon few things: a group of the registry, of which the records are that were looked at; whether
+their nodes live, and when each was last seen; and the operators' words. Nothing else is in an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, Protocol, Self
+
+from msgspec import Struct
+
+from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
+from pmoves_mesh.views.http.encoded import Pieces, moving
+
+_BYTES: Final = 700
+_EACH_BYTES: Final = 16
+
+
+class Changing(Protocol):
+    """What tells how often it was changed."""
+
+    changes: int
+
+
+class Told(NamedTuple):
+    """A body, in parts, and its ETag without quotes: the same wherever the body is the same."""
+
+    parts: list[bytes]
+    tag: str
+
+
+class Found(Struct, gc=False):
+    """Instances that were found, each of a node that lives, the best first.
+
+    Attributes:
+        basis: changes whenever other instances, or other records of theirs, would be looked at.
+        changes: how often it had been changed.
+        decreed: how many words of operators had been taken.
+        living: the nodes of what was looked at that live.
+        others: those that do not.
+        seen_ms: when the living ones were last seen.
+        best: what was found; at least one.
+        encode: encodes an instance.
+        ready: what its keeper made of the first so many of them; emptied when a node was seen since.
+        ready_bytes: how much that is.
+        turn: when its keeper last asked whether it holds.
+    """
+
+    registry: Registry
+    basis: Changing
+    changes: int
+    decreed: int
+    living: tuple[NodeEntry, ...]
+    others: tuple[NodeEntry, ...]
+    seen_ms: list[int]
+    best: Sequence[InstanceEntry]
+    encode: Callable[[InstanceEntry], Pieces]
+    ready: dict[int, bytes]
+    ready_bytes: int = 0
+    turn: int = 0
+
+    @classmethod
+    def among(
+        cls,
+        registry: Registry,
+        basis: Changing,
+        looked_at: Iterable[InstanceEntry],
+        best: Sequence[InstanceEntry],
+        encode: Callable[[InstanceEntry], Pieces],
+    ) -> Self:
+        """Returns the best of all that were looked at."""
+        held = registry.nodes
+        nodes = [held[name] for name in {entry.record.node for entry in looked_at}]
+        living = tuple([node for node in nodes if node.status == "alive"])
+        others = () if len(living) == len(nodes) else tuple([one for one in nodes if one.status != "alive"])
+        seen_ms = [node.seen_ms for node in living]
+        return cls(
+            registry, basis, basis.changes, registry.decreed, living, others, seen_ms, best, encode, {}
+        )
+
+    @property
+    def count(self) -> int:
+        """How many instances were found."""
+        return len(self.best)
+
+    @property
+    def size(self) -> int:
+        """About what it takes, in bytes."""
+        return _BYTES + _EACH_BYTES * len(self.best) + self.ready_bytes
+
+    def holds(self) -> bool:
+        """Returns whether the same would be found again."""
+        if self.basis.changes != self.changes or self.registry.decreed != self.decreed:
+            return False
+        for node in self.living:
+            if node.status != "alive" or node.expired:
+                return False
+        # What has expired matters only of a living node: nobody is sent to another.
+        return not self.others or all(node.status != "alive" for node in self.others)
+
+    def is_seen_since(self) -> bool:
+        """Returns whether a node was seen since it was asked last, so that nothing is ready any more."""
+        seen_ms = [node.seen_ms for node in self.living]
+        if seen_ms == self.seen_ms:
+            return False
+        self.seen_ms = seen_ms
+        return True
+
+    def told(self, count: int) -> Told:
+        """Returns the body that answers with the first so many of the instances."""
+        nodes = self.registry.nodes
+        best = self.best if count == len(self.best) else self.best[:count]
+        pieces = list(map(self.encode, best))
+        between = [moving("alive", max(entry.time_ms, nodes[entry.record.node].seen_ms)) for entry in best]
+        items = [b","] * (4 * count - 1)
+        items[::4] = [piece.head for piece in pieces]
+        items[1::4] = between
+        items[2::4] = [piece.tail for piece in pieces]
+        digest = hashlib.blake2b(b"".join([piece.digest for piece in pieces] + between), digest_size=8)
+        return Told(self.parts(items, count), digest.hexdigest())
+
+    def parts(self, items: list[bytes], count: int) -> list[bytes]:
+        """Returns a body in parts.
+
+        Args:
+            items: the inside of a JSON array of the instances, of which three make one, and then a comma.
+            count: of how many.
+        """
+        raise NotImplementedError
