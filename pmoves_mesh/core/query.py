@@ -123,8 +123,10 @@ def resolve(registry: Registry, service: str, *, node: str = "") -> list[Instanc
         service: the service's name.
         node: the asker's own node, whose instances are preferred among equals.
     """
-    found = (entry for entry in registry.of_service(service) if registry.is_discoverable(entry))
-    return _best_first(found, node)
+    found = [
+        entry for entry in registry.group_of_service(service).values() if registry.is_discoverable(entry)
+    ]
+    return found if len(found) < 2 else _best_first(found, node)
 
 
 def instance_view(registry: Registry, entry: InstanceEntry) -> InstanceView:
@@ -210,11 +212,8 @@ def _key(entry: InstanceEntry) -> InstanceKey:
 
 
 def _best_first(entries: Iterable[InstanceEntry], node: str) -> list[InstanceEntry]:
-    found = list(entries)
-    if len(found) == 1:  # as most are that are looked up by name
-        return found
     return sorted(
-        found,
+        entries,
         key=lambda entry: (
             HEALTH_RANK[entry.record.health_status],
             entry.record.port == 0,

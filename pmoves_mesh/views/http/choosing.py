@@ -67,8 +67,9 @@ def counted(found: Found, limit: int | None) -> int:
 class _Chosen(Found, gc=False):
     """The instances that match."""
 
-    def parts(self, items: list[bytes], count: int) -> list[bytes]:
-        """Returns a list of the instances, and how many that are."""
+    def parts(self, items: list[bytes]) -> list[bytes]:
+        """Returns how many instances there are, and a list of them."""
+        count = items.count(b",") + 1
         return [b'{"count":%d,"services":[' % count, *items, b"]}"]
 
 

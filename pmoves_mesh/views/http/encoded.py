@@ -25,20 +25,29 @@ _OVERHEAD_BYTES: Final = 400
 _SEEN: Final = b'"last_seen":"'
 
 
-class Pieces(Struct, frozen=True, gc=False):
+class Pieces(Struct, gc=False):
     """An instance as `query.instance_view` shows it, but for what moves, which belongs between the two.
 
     Attributes:
         entry: what was encoded.
-        digest: of both pieces.
-        size: about what they take, in bytes.
     """
 
     entry: InstanceEntry
     head: bytes
     tail: bytes
-    digest: bytes
-    size: int
+    _digest: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Of both pieces; reckoned once."""
+        if not self._digest:
+            self._digest = hashlib.blake2b(self.head + self.tail, digest_size=16).digest()
+        return self._digest
+
+    @property
+    def size(self) -> int:
+        """About what they take, in bytes."""
+        return len(self.head) + len(self.tail) + _OVERHEAD_BYTES
 
 
 class EncodedInstances:
@@ -79,8 +88,7 @@ def pieces_of(entry: InstanceEntry) -> Pieces:
         b"true" if entry.verified else b"false",
         _encode(entry.signer),
     )
-    digest = hashlib.blake2b(head + tail, digest_size=16).digest()
-    return Pieces(entry, head, tail, digest, len(record) + len(tail) + _OVERHEAD_BYTES)
+    return Pieces(entry, head, tail)
 
 
 @lru_cache(4096)

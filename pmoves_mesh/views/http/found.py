@@ -37,11 +37,11 @@ class Found(Struct, gc=False):
 
     Attributes:
         basis: changes whenever other instances, or other records of theirs, would be looked at.
-        changes: how often it had been changed.
+        changes: how often it had been changed; less than nothing if this cannot be told for long.
         decreed: how many words of operators had been taken.
         living: the nodes of what was looked at that live.
         others: those that do not.
-        seen_ms: when the living ones were last seen.
+        seen_ms: the sum of when the living ones were last seen, each of which only grows.
         best: what was found; at least one.
         encode: encodes an instance.
         ready: what its keeper made of the first so many of them; emptied when a node was seen since.
@@ -53,9 +53,9 @@ class Found(Struct, gc=False):
     basis: Changing
     changes: int
     decreed: int
-    living: tuple[NodeEntry, ...]
-    others: tuple[NodeEntry, ...]
-    seen_ms: list[int]
+    living: Sequence[NodeEntry]
+    others: Sequence[NodeEntry]
+    seen_ms: int
     best: Sequence[InstanceEntry]
     encode: Callable[[InstanceEntry], Pieces]
     ready: dict[int, bytes]
@@ -72,14 +72,15 @@ class Found(Struct, gc=False):
         encode: Callable[[InstanceEntry], Pieces],
     ) -> Self:
         """Returns the best of all that were looked at."""
-        held = registry.nodes
-        nodes = [held[name] for name in {entry.record.node for entry in looked_at}]
-        living = tuple([node for node in nodes if node.status == "alive"])
-        others = () if len(living) == len(nodes) else tuple([one for one in nodes if one.status != "alive"])
-        seen_ms = [node.seen_ms for node in living]
-        return cls(
-            registry, basis, basis.changes, registry.decreed, living, others, seen_ms, best, encode, {}
-        )
+        living: list[NodeEntry] = []
+        others: list[NodeEntry] = []
+        for name in {entry.record.node for entry in looked_at}:
+            node = registry.nodes[name]
+            (living if node.status == "alive" else others).append(node)
+        seen_ms = sum([node.seen_ms for node in living])
+        # What expired of a living node is there again as soon as that says anything.
+        changes = -1 if any(node.expired for node in living) else basis.changes
+        return cls(registry, basis, changes, registry.decreed, living, others, seen_ms, best, encode, {})
 
     @property
     def count(self) -> int:
@@ -103,7 +104,7 @@ class Found(Struct, gc=False):
 
     def is_seen_since(self) -> bool:
         """Returns whether a node was seen since it was asked last, so that nothing is ready any more."""
-        seen_ms = [node.seen_ms for node in self.living]
+        seen_ms = sum([node.seen_ms for node in self.living])
         if seen_ms == self.seen_ms:
             return False
         self.seen_ms = seen_ms
@@ -112,21 +113,25 @@ class Found(Struct, gc=False):
     def told(self, count: int) -> Told:
         """Returns the body that answers with the first so many of the instances."""
         nodes = self.registry.nodes
-        best = self.best if count == len(self.best) else self.best[:count]
-        pieces = list(map(self.encode, best))
+        best = self.best[:count]
+        pieces = [self.encode(entry) for entry in best]
         between = [moving("alive", max(entry.time_ms, nodes[entry.record.node].seen_ms)) for entry in best]
+        first = pieces[0].head + between[0] + pieces[0].tail
+        if count == 1:
+            return Told(self.parts([first]), hashlib.blake2b(first, digest_size=8).hexdigest())
         items = [b","] * (4 * count - 1)
         items[::4] = [piece.head for piece in pieces]
         items[1::4] = between
         items[2::4] = [piece.tail for piece in pieces]
+        items[:3] = [first]
+        # What may be long is read once, and not whenever a node was seen since.
         digest = hashlib.blake2b(b"".join([piece.digest for piece in pieces] + between), digest_size=8)
-        return Told(self.parts(items, count), digest.hexdigest())
+        return Told(self.parts(items), digest.hexdigest())
 
-    def parts(self, items: list[bytes], count: int) -> list[bytes]:
+    def parts(self, items: list[bytes]) -> list[bytes]:
         """Returns a body in parts.
 
         Args:
-            items: the inside of a JSON array of the instances, of which three make one, and then a comma.
-            count: of how many.
+            items: the inside of a JSON array of the instances; the first of them is one part.
         """
         raise NotImplementedError

@@ -1,9 +1,11 @@
-"""What is kept because it may be asked for again: a bounded number of bytes, the longest unasked goes first."""
+"""What is kept because it was asked for again: a bounded number of bytes, the longest unasked goes first."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Final, Generic, Protocol, TypeVar
+
+_PUT_ONCE_MAX: Final = 4096
 
 
 class Weighed(Protocol):
@@ -22,7 +24,8 @@ class Kept(Generic[Key, Value]):
     """Keeps values in two halves, so that finding one costs no more than looking into a dictionary.
 
     Whatever is put or found is in the younger half. Once that is full it becomes the older one, and
-    what nobody asked for since the last time is let go.
+    what nobody asked for since the last time is let go. What is put for the first time in a long while
+    is not kept yet: who asks for everything in turn displaces nothing.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -34,6 +37,7 @@ class Kept(Generic[Key, Value]):
         self._half_max: Final = bytes_max // 2
         self._young: dict[Key, Value] = {}
         self._old: dict[Key, Value] = {}
+        self._put_once: set[Key] = set()
         self._young_bytes = 0
         self._old_bytes = 0
 
@@ -53,19 +57,17 @@ class Kept(Generic[Key, Value]):
             value = self._old.pop(key, None)
             if value is not None:
                 self._old_bytes -= value.size
-                self.put(key, value)
+                self._keep(key, value)
         return value
 
     def put(self, key: Key, value: Value) -> None:
         """Keeps a value under a key that has none; not if it would take half of all."""
-        size = value.size
-        if size > self._half_max:
-            return
-        if self._young_bytes + size > self._half_max:
-            self._old, self._old_bytes = self._young, self._young_bytes
-            self._young, self._young_bytes = {}, 0
-        self._young[key] = value
-        self._young_bytes += size
+        if key not in self._put_once:
+            if len(self._put_once) >= _PUT_ONCE_MAX:
+                self._put_once.clear()
+            self._put_once.add(key)
+        else:
+            self._keep(key, value)
 
     def drop(self, key: Key) -> None:
         """Lets go of what is kept under a key, if anything is."""
@@ -78,3 +80,13 @@ class Kept(Generic[Key, Value]):
         """Lets go of everything."""
         self._young, self._old = {}, {}
         self._young_bytes = self._old_bytes = 0
+
+    def _keep(self, key: Key, value: Value) -> None:
+        size = value.size
+        if size > self._half_max:
+            return
+        if self._young_bytes + size > self._half_max:
+            self._old, self._old_bytes = self._young, self._young_bytes
+            self._young, self._young_bytes = {}, 0
+        self._young[key] = value
+        self._young_bytes += size

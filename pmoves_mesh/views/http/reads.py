@@ -89,9 +89,9 @@ def found_at_once(facade: Facade, name: str) -> Found | None:
 class _Service(Found, gc=False):
     """The instances of one service."""
 
-    def parts(self, items: list[bytes], count: int) -> list[bytes]:
+    def parts(self, items: list[bytes]) -> list[bytes]:
         """Returns the best instance, with all in a list."""
-        return [*items[:2], items[2][:-1], b',"instances":[', *items, b"]}"]
+        return [items[0][:-1], b',"instances":[', *items, b"]}"]
 
 
 async def discover(request: web.Request) -> Answer:
