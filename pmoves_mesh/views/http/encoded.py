@@ -20,8 +20,8 @@ from pmoves_mesh.views.http.kept import Kept
 
 _encode: Final = msgspec.json.Encoder().encode
 
-_KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
-_OVERHEAD_BYTES: Final = 400
+_KEPT_BYTES_MAX: Final = 4 * 1024 * 1024
+_OVERHEAD_BYTES: Final = 200
 _SEEN: Final = b'"last_seen":"'
 
 

@@ -16,7 +16,6 @@ from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
 from pmoves_mesh.views.http.encoded import Pieces, moving
 
 _BYTES: Final = 700
-_EACH_BYTES: Final = 16
 
 
 class Changing(Protocol):
@@ -42,8 +41,8 @@ class Found(Struct, gc=False):
         living: the nodes of what was looked at that live.
         others: those that do not.
         seen_ms: the sum of when the living ones were last seen, each of which only grows.
-        best: what was found; at least one.
-        encode: encodes an instance.
+        pieces: what was found, encoded; at least one.
+        pieces_bytes: how much that is.
         ready: what its keeper made of the first so many of them; emptied when a node was seen since.
         ready_bytes: how much that is.
         turn: when its keeper last asked whether it holds.
@@ -56,8 +55,8 @@ class Found(Struct, gc=False):
     living: Sequence[NodeEntry]
     others: Sequence[NodeEntry]
     seen_ms: int
-    best: Sequence[InstanceEntry]
-    encode: Callable[[InstanceEntry], Pieces]
+    pieces: Sequence[Pieces]
+    pieces_bytes: int
     ready: dict[int, bytes]
     ready_bytes: int = 0
     turn: int = 0
@@ -71,7 +70,7 @@ class Found(Struct, gc=False):
         best: Sequence[InstanceEntry],
         encode: Callable[[InstanceEntry], Pieces],
     ) -> Self:
-        """Returns the best of all that were looked at."""
+        """Returns the best of all that were looked at, encoded."""
         living: list[NodeEntry] = []
         others: list[NodeEntry] = []
         for name in {entry.record.node for entry in looked_at}:
@@ -80,17 +79,19 @@ class Found(Struct, gc=False):
         seen_ms = sum([node.seen_ms for node in living])
         # What expired of a living node is there again as soon as that says anything.
         changes = -1 if any(node.expired for node in living) else basis.changes
-        return cls(registry, basis, changes, registry.decreed, living, others, seen_ms, best, encode, {})
+        pieces = [encode(entry) for entry in best]
+        size = sum([piece.size for piece in pieces])
+        return cls(registry, basis, changes, registry.decreed, living, others, seen_ms, pieces, size, {})
 
     @property
     def count(self) -> int:
         """How many instances were found."""
-        return len(self.best)
+        return len(self.pieces)
 
     @property
     def size(self) -> int:
         """About what it takes, in bytes."""
-        return _BYTES + _EACH_BYTES * len(self.best) + self.ready_bytes
+        return _BYTES + self.pieces_bytes + self.ready_bytes
 
     def holds(self) -> bool:
         """Returns whether the same would be found again."""
@@ -113,9 +114,11 @@ class Found(Struct, gc=False):
     def told(self, count: int) -> Told:
         """Returns the body that answers with the first so many of the instances."""
         nodes = self.registry.nodes
-        best = self.best[:count]
-        pieces = [self.encode(entry) for entry in best]
-        between = [moving("alive", max(entry.time_ms, nodes[entry.record.node].seen_ms)) for entry in best]
+        pieces = self.pieces[:count]
+        between = [
+            moving("alive", max(entry.time_ms, nodes[entry.record.node].seen_ms))
+            for entry in [piece.entry for piece in pieces]
+        ]
         first = pieces[0].head + between[0] + pieces[0].tail
         if count == 1:
             return Told(self.parts([first]), hashlib.blake2b(first, digest_size=8).hexdigest())

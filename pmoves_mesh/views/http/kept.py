@@ -57,7 +57,7 @@ class Kept(Generic[Key, Value]):
             value = self._old.pop(key, None)
             if value is not None:
                 self._old_bytes -= value.size
-                self._keep(key, value)
+                self.put_again(key, value)
         return value
 
     def put(self, key: Key, value: Value) -> None:
@@ -67,21 +67,10 @@ class Kept(Generic[Key, Value]):
                 self._put_once.clear()
             self._put_once.add(key)
         else:
-            self._keep(key, value)
+            self.put_again(key, value)
 
-    def drop(self, key: Key) -> None:
-        """Lets go of what is kept under a key, if anything is."""
-        if (value := self._young.pop(key, None)) is not None:
-            self._young_bytes -= value.size
-        elif (value := self._old.pop(key, None)) is not None:
-            self._old_bytes -= value.size
-
-    def clear(self) -> None:
-        """Lets go of everything."""
-        self._young, self._old = {}, {}
-        self._young_bytes = self._old_bytes = 0
-
-    def _keep(self, key: Key, value: Value) -> None:
+    def put_again(self, key: Key, value: Value) -> None:
+        """Keeps a value, or another, under a key from which one was just dropped."""
         size = value.size
         if size > self._half_max:
             return
@@ -90,3 +79,16 @@ class Kept(Generic[Key, Value]):
             self._young, self._young_bytes = {}, 0
         self._young[key] = value
         self._young_bytes += size
+
+    def drop(self, key: Key) -> bool:
+        """Lets go of what is kept under a key, and returns whether anything was."""
+        if (value := self._young.pop(key, None)) is not None:
+            self._young_bytes -= value.size
+        elif (value := self._old.pop(key, None)) is not None:
+            self._old_bytes -= value.size
+        return value is not None
+
+    def clear(self) -> None:
+        """Lets go of everything."""
+        self._young, self._old = {}, {}
+        self._young_bytes = self._old_bytes = 0

@@ -31,7 +31,7 @@ REQUEST_BYTES_MAX: Final = 4096
 
 _Key = bytes | tuple[str, ...]
 
-_KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
+_KEPT_BYTES_MAX: Final = 28 * 1024 * 1024
 _READY_BYTES_MAX: Final = 64 * 1024
 _HEADERS_MAX: Final = 256
 
@@ -201,19 +201,20 @@ class QuickAnswers:
         if found.is_seen_since():
             self._found.drop(key)
             found.ready, found.ready_bytes = {}, 0
+            self._found.put_again(key, found)
         return True
 
     def _make_ready(self, key: _Key, found: Found, count: int) -> bytes:
         """Returns an answer but for its first lines, and keeps it with what was found."""
         told = _told(found, count)
-        self._found.drop(key)
+        put = self._found.put_again if self._found.drop(key) else self._found.put
         if found.ready_bytes + len(told) > _READY_BYTES_MAX:
             found.ready, found.ready_bytes = {}, 0
         if len(told) <= _READY_BYTES_MAX:
             found.ready[count] = told
             found.ready_bytes += len(told)
         found.turn = self._turn
-        self._found.put(key, found)
+        put(key, found)
         return told
 
     def _length(self, headers: bytes) -> int:
