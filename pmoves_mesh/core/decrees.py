@@ -50,6 +50,7 @@ def _evicted(registry: Registry, event: InstanceEvicted, turn: Turn) -> Change:
     held = registry.evictions.get(key)
     if held is not None and not turn.is_after(held.turn):
         return REPEATED
+    registry.decreed += 1
     registry.evictions[key] = Eviction(turn, evicts=not event.lifted)
     concerned = tuple(
         entry.key
@@ -63,6 +64,7 @@ def _revoked(registry: Registry, event: CertificatesRevoked, position: int) -> C
     fresh = [name for name in event.fingerprints if position < registry.revoked.get(name, position + 1)]
     if not fresh:
         return REPEATED
+    registry.decreed += 1
     registry.revoked.update(dict.fromkeys(fresh, position))
     # A node's records may be signed by earlier certificates than its announcement, so all are looked at.
     concerned = tuple(entry.key for entry in registry.entries() if entry.fingerprint in fresh)

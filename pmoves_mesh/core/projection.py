@@ -51,6 +51,7 @@ def apply(registry: Registry, verified: VerifiedEvent, *, position: int, time_ms
         time_ms: when the stream took it, unix milliseconds.
     """
     registry.position = max(registry.position, position)
+    registry.folded += 1
     if decrees.is_revoked(registry, verified, position=position):
         return REVOKED
     change = _dispatch(registry, verified, position, time_ms)

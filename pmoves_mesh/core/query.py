@@ -41,13 +41,13 @@ class InstanceView(Struct, frozen=True, kw_only=True):
     health_url: str | None
     health_status: HealthStatus
     health_output: str
-    node_status: NodeStatus
     maintenance: bool
     maintenance_reason: str
     metadata: dict[str, Any]
     deregister_after: float
     registered_at: str
     last_seen: str
+    node_status: NodeStatus
     revision: int
     position: int
     verified: bool
@@ -123,8 +123,10 @@ def resolve(registry: Registry, service: str, *, node: str = "") -> list[Instanc
         service: the service's name.
         node: the asker's own node, whose instances are preferred among equals.
     """
-    found = (entry for entry in registry.of_service(service) if registry.is_discoverable(entry))
-    return _best_first(found, node)
+    found = [
+        entry for entry in registry.group_of_service(service).values() if registry.is_discoverable(entry)
+    ]
+    return found if len(found) < 2 else _best_first(found, node)
 
 
 def instance_view(registry: Registry, entry: InstanceEntry) -> InstanceView:
@@ -143,13 +145,13 @@ def instance_view(registry: Registry, entry: InstanceEntry) -> InstanceView:
         health_url=record.health_url,
         health_status=record.health_status,
         health_output=record.health_output,
-        node_status=node.status,
         maintenance=record.maintenance,
         maintenance_reason=record.maintenance_reason,
         metadata=record.metadata,
         deregister_after=record.deregister_after,
         registered_at=record.registered_at,
         last_seen=iso(max(entry.time_ms, node.seen_ms)),
+        node_status=node.status,
         revision=entry.stamp.revision,
         position=entry.position,
         verified=entry.verified,

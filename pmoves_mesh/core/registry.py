@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from pmoves_mesh.core.event import NodeAnnounced
+from pmoves_mesh.core.groups import Group, Index
 from pmoves_mesh.core.model import NEVER, Instance, InstanceKey, Stamp
 from pmoves_mesh.core.names import NodeStatus
 
@@ -157,6 +158,9 @@ class Registry:
     Attributes:
         position: the last position that was folded in.
         version: grows by one with every change that a reader could see.
+        folded: how many events were folded in, whatever they changed: while it stays, nothing changed.
+        changes: how often an instance was put or dropped.
+        decreed: how often an operator's word was taken about what is listed.
         evictions: for `(service, node, id or None)`, an operator's latest word.
         revoked: fingerprint of each revoked certificate, and from which position on.
         roots: the CA certificates of the latest rotation.
@@ -169,6 +173,9 @@ class Registry:
     def __init__(self) -> None:
         self.position = 0
         self.version = 0
+        self.folded = 0
+        self.changes = 0
+        self.decreed = 0
         self.nodes: Final[dict[str, NodeEntry]] = {}
         self.evictions: Final[dict[tuple[str, str, str | None], Eviction]] = {}
         self.revoked: Final[dict[str, int]] = {}
@@ -176,8 +183,8 @@ class Registry:
         self.decrees: Final[dict[str, bytes]] = {}
         self.anchor = Anchor()
         self.current_ms = 0
-        self._by_service: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
-        self._by_capability: Final[dict[str, dict[InstanceKey, InstanceEntry]]] = {}
+        self._by_service: Final = Index[InstanceEntry]()
+        self._by_capability: Final = Index[InstanceEntry]()
         self._count = 0
 
     def __len__(self) -> int:
@@ -186,23 +193,37 @@ class Registry:
 
     def entries(self) -> Iterator[InstanceEntry]:
         """Yields every instance, grouped by service."""
-        for group in self._by_service.values():
+        for group in self._by_service.groups():
             yield from group.values()
 
     def entry(self, key: InstanceKey) -> InstanceEntry | None:
         """Returns one instance, or None if it is not held."""
-        return self._by_service.get(key.service, {}).get(key)
+        return self._by_service.group(key.service).get(key)
 
     def of_service(self, service: str) -> Iterator[InstanceEntry]:
         """Yields the instances of one service."""
-        yield from self._by_service.get(service, {}).values()
+        yield from self._by_service.group(service).values()
+
+    def group_of_service(self, service: str) -> Group[InstanceEntry]:
+        """Returns the instances of one service, for its caller to read; empty if there is no such service."""
+        return self._by_service.group(service)
+
+    def basis_of(self, capabilities: tuple[str, ...]) -> Group[InstanceEntry] | Registry:
+        """Returns that whose `changes` stay as they are while `with_capabilities` yields the same.
+
+        What an instance can is said in its record, so whatever has all the capabilities is in the group
+        of each, and one group tells.
+        """
+        if not capabilities:
+            return self
+        return min(map(self._by_capability.group, capabilities), key=len)
 
     def with_capabilities(self, capabilities: tuple[str, ...]) -> Iterator[InstanceEntry]:
         """Yields the instances that have every one of `capabilities`; all instances if there is none."""
         if not capabilities:
             yield from self.entries()
             return
-        groups = sorted((self._by_capability.get(name, {}) for name in set(capabilities)), key=len)
+        groups = sorted(map(self._by_capability.group, set(capabilities)), key=len)
         smallest, others = groups[0], groups[1:]
         for key, entry in smallest.items():
             for group in others:
@@ -229,26 +250,22 @@ class Registry:
         else:
             self._unindex(key, earlier.record)
         node.entries[key] = entry
-        self._by_service.setdefault(key.service, {})[key] = entry
+        self.changes += 1
+        self._by_service.put(key.service, key, entry)
         for capability in entry.record.capabilities:
-            self._by_capability.setdefault(capability, {})[key] = entry
+            self._by_capability.put(capability, key, entry)
 
     def drop(self, key: InstanceKey) -> None:
         """Forgets an instance that is held."""
         entry = self.nodes[key.node].entries.pop(key)
         self._count -= 1
+        self.changes += 1
         self._unindex(key, entry.record)
-        group = self._by_service[key.service]
-        del group[key]
-        if not group:
-            del self._by_service[key.service]
+        self._by_service.drop(key.service, key)
 
     def _unindex(self, key: InstanceKey, record: Instance) -> None:
         for capability in set(record.capabilities):
-            group = self._by_capability[capability]
-            del group[key]
-            if not group:
-                del self._by_capability[capability]
+            self._by_capability.drop(capability, key)
 
     def is_evicted(self, key: InstanceKey) -> bool:
         """Returns whether an operator removed this instance, or its service from its node."""

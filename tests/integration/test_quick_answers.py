@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from builders import announced, instance, registered
+from builders import announced, deregistered, instance, left, registered
 from http_support import HOST, Served, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.views.http.limits import Bounds, Limits
 from pmoves_mesh.views.http.quick import REQUEST_BYTES_MAX, QuickAnswers
 
@@ -165,11 +166,17 @@ async def test_a_stale_replica_leaves_all_to_the_routes_which_say_so(mesh: Serve
     assert b"X-Mesh-Stale" in await exchange(mesh, SERVICE)
 
 
-def test_what_it_keeps_is_bounded(quick: QuickAnswers):
-    for number in range(20_000):
+def test_however_it_is_asked_it_keeps_one_answer(quick: QuickAnswers):
+    for number in range(2_000):
         agent = b"\r\nUser-Agent: %d\r\n\r\n" % number
         assert quick.answer(SERVICE.replace(b"\r\n\r\n", agent), LOCAL) is not None
-    assert 0 < quick.kept < 10_000
+    assert quick.kept == 1
+
+
+async def test_what_was_found_in_another_registry_is_not_told(mesh: Served, quick: QuickAnswers):
+    assert [quick.answer(SERVICE, LOCAL) is not None for _ in range(3)] == [True] * 3
+    mesh.replica.restore(Registry(), mesh.replica.stream_id)
+    assert quick.answer(SERVICE, LOCAL) is None
 
 
 def test_other_hosts_are_held_to_their_rate(mesh: Served):
@@ -194,3 +201,41 @@ async def test_one_choice_in_other_words_is_cut_to_each_limit(quick: QuickAnswer
         assert answer is not None
         counts.append(answer.partition(b"\r\n\r\n")[2].partition(b",")[0])
     assert counts == [b'{"count":1', b'{"count":2', b'{"count":2', b'{"count":2']
+
+
+async def test_what_was_kept_is_the_answer_of_the_route_after_every_change(mesh: Served, quick: QuickAnswers):
+    other = instance("tts", "gamma", port=7, capabilities=("rag",))
+    third = instance("rag", "beta", "third", port=9, capabilities=("rag", "gpu"))
+    for number, change in enumerate(
+        (
+            registered(4, third),
+            registered(1, other),
+            registered(2, instance("other", "gamma")),
+            announced(3, node="gamma"),
+            deregistered(5, third),
+            left(4, "gamma"),
+            registered(5, instance("rag", "gamma", capabilities=("rag",))),
+        )
+    ):
+        await mesh.tell(change)
+        for request_ in (SERVICE, SERVICE.replace(b"rag", b"tts"), DISCOVER):
+            at_once = [quick.answer(request_, LOCAL) for _ in range(3)]
+            head, _, body = request_.partition(b"\r\n\r\n")
+            by_the_route = await exchange(mesh, head + b"\r\n" + UNLISTED + body)
+            if at_once[0] is None:
+                assert b" 404 " in by_the_route.partition(b"\r\n")[0], number
+            else:
+                assert [undated(one or b"") for one in at_once] == [undated(by_the_route)] * 3, number
+
+
+async def test_an_answer_is_unmodified_until_it_changes(mesh: Served):
+    tag = (await mesh.get("/api/services/rag")).headers["ETag"]
+    known = {"If-None-Match": tag}
+    assert f"etag: {tag}".encode() in (await exchange(mesh, SERVICE)).replace(b"Etag", b"etag")
+    assert (await mesh.get("/api/services/rag", headers=known)).status == 304
+    await mesh.tell(registered(1, instance("other", "gamma")))
+    assert (await mesh.get("/api/services/rag", headers=known)).status == 304
+    await mesh.tell(registered(4, instance("rag", "beta", "second", port=5)))
+    changed = await mesh.get("/api/services/rag", headers=known)
+    assert changed.status == 200
+    assert changed.headers["ETag"] != tag

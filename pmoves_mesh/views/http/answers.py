@@ -1,4 +1,4 @@
-"""How answers are sent: JSON in parts, an ETag over its bytes, a deadline for slow readers."""
+"""How answers are sent: JSON in parts, an ETag, a deadline for slow readers."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ class Answer(Struct, frozen=True, kw_only=True):
         status: the HTTP status.
         position: where in the stream the change stands that was made; None for a read, which shows
             at least what the replica held when it began.
+        tag: its ETag, without quotes; None for one over the body's bytes.
         headers: further ones.
     """
 
     parts: Sequence[bytes]
     status: int = 200
     position: int | None = None
+    tag: str | None = None
     content_type: str = JSON
     headers: Mapping[str, str] = {}
 
@@ -60,7 +62,7 @@ async def send(request: web.Request, answer: Answer, position: int) -> web.Strea
 
     Source: RFC 9110 sections 8.8.3 and 13.1.2.
     """
-    tag = await _etag(answer.parts)
+    tag = await _etag(answer.parts) if answer.tag is None else answer.tag
     headers = {
         hdrs.CONTENT_TYPE: answer.content_type,
         hdrs.ETAG: f'"{tag}"',
@@ -86,16 +88,8 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     headers.update(LASTING)
 
 
-def tag_of(parts: Sequence[bytes]) -> str:
-    """Returns the ETag of a body, without its quotes."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
 async def _etag(parts: Sequence[bytes]) -> str:
-    """Returns the same, and lets others have their turn where there is much to read."""
+    """Returns the ETag of a body, and lets others have their turn where there is much to read."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(part)

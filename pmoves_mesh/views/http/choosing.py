@@ -15,6 +15,7 @@ from pmoves_mesh.core.load import LoadView, Survey
 from pmoves_mesh.core.registry import InstanceEntry, NodeEntry, Registry
 from pmoves_mesh.views.http import listing
 from pmoves_mesh.views.http.facade import Facade
+from pmoves_mesh.views.http.found import Found
 from pmoves_mesh.views.http.listing import EncodedList
 
 _AT_ONCE: Final = 1000
@@ -43,24 +44,33 @@ async def chosen(facade: Facade, wanted: Choice) -> EncodedList:
     return await listing.instances(registry, best, query.instance_view if wanted.prefer == "local" else view)
 
 
-def ranked_at_once(facade: Facade, wanted: Choice) -> Sequence[bytes]:
-    """Returns all that match, whatever the limit, each encoded, the best first.
+def found_at_once(facade: Facade, wanted: Choice) -> Found | None:
+    """Returns all that match, whatever the limit.
 
-    Nothing if none matches, or it needs more than a look at a few instances.
+    None if nothing matches, or it needs more than a look at a few instances.
     """
     registry = facade.replica.registry
     entries = list(islice(registry.with_capabilities(wanted.capabilities), listing.AT_ONCE + 1))
     if wanted.prefer != "local" or not 0 < len(entries) <= listing.AT_ONCE:
-        return ()
+        return None
     matching = choice.matching(registry, entries, wanted)
     best = choice.best_first(matching, msgspec.structs.replace(wanted, limit=None), node=facade.node)
-    return [facade.encoded.of(registry, entry) for entry in best]
+    basis = registry.basis_of(wanted.capabilities)
+    return _Chosen.among(registry, basis, entries, best, facade.encoded.of) if best else None
 
 
-def cut(ranked: Sequence[bytes], limit: int | None) -> Sequence[bytes]:
-    """Returns the body that answers with the first of those, no more than the limit."""
-    best = ranked[:limit]
-    return body(EncodedList(count=len(best), parts=[b",".join(best)]))
+def counted(found: Found, limit: int | None) -> int:
+    """Returns how many of those an asker gets who wants no more than the limit."""
+    return found.count if limit is None else min(found.count, limit)
+
+
+class _Chosen(Found, gc=False):
+    """The instances that match."""
+
+    def parts(self, items: list[bytes]) -> list[bytes]:
+        """Returns how many instances there are, and a list of them."""
+        count = items.count(b",") + 1
+        return [b'{"count":%d,"services":[' % count, *items, b"]}"]
 
 
 def body(found: EncodedList) -> Sequence[bytes]:

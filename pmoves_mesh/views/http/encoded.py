@@ -1,70 +1,97 @@
 """Instances as JSON, encoded once for each record of theirs and not for each answer.
 
-What moves more often than the record, its node's status and when that was last seen, is put between
-the pieces that are kept.
+What moves more often than the record, when its node was last seen and how that is, is put between the
+two pieces that are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from pmoves_mesh.core import query
-from pmoves_mesh.core.registry import InstanceEntry, Registry
+from pmoves_mesh.core.names import NodeStatus
+from pmoves_mesh.core.registry import InstanceEntry
+from pmoves_mesh.views.http.kept import Kept
 
 _encode: Final = msgspec.json.Encoder().encode
 
-_KEPT_BYTES_MAX: Final = 16 * 1024 * 1024
-_OVERHEAD_BYTES: Final = 400
-_STATUS: Final = b'"node_status":"'
+_KEPT_BYTES_MAX: Final = 4 * 1024 * 1024
+_OVERHEAD_BYTES: Final = 200
 _SEEN: Final = b'"last_seen":"'
 
 
-class _Pieces(NamedTuple):
-    """The entry that was encoded, and what is said before, between and after what moves."""
+class Pieces(Struct, gc=False):
+    """An instance as `query.instance_view` shows it, but for what moves, which belongs between the two.
+
+    Attributes:
+        entry: what was encoded.
+    """
 
     entry: InstanceEntry
     head: bytes
-    middle: bytes
     tail: bytes
+    _digest: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Of both pieces; reckoned once."""
+        if not self._digest:
+            self._digest = hashlib.blake2b(self.head + self.tail, digest_size=16).digest()
+        return self._digest
+
+    @property
+    def size(self) -> int:
+        """About what they take, in bytes."""
+        return len(self.head) + len(self.tail) + _OVERHEAD_BYTES
 
 
 class EncodedInstances:
-    """Encodes instances as `query.instance_view` shows them.
+    """Instances in pieces, as many as were asked for last."""
 
-    Attributes:
-        kept_bytes: about what is kept takes.
-    """
+    def __init__(self, bytes_max: int = _KEPT_BYTES_MAX) -> None:
+        """Begins with none.
 
-    def __init__(self) -> None:
+        Args:
+            bytes_max: how much is kept.
+        """
         # By its identity, which nothing else can have while the entry itself is held here.
-        self._kept: dict[int, _Pieces] = {}
-        self.kept_bytes = 0
+        self._kept: Final[Kept[int, Pieces]] = Kept(bytes_max)
 
-    def of(self, registry: Registry, entry: InstanceEntry) -> bytes:
-        """Returns one instance as a JSON object."""
-        pieces = self._kept.get(id(entry)) or self._take(registry, entry)
-        node = registry.nodes[entry.record.node]
-        status, seen = _moving(node.status, max(entry.time_ms, node.seen_ms))
-        return b"%b%b%b%b%b" % (pieces.head, status, pieces.middle, seen, pieces.tail)
+    @property
+    def kept_bytes(self) -> int:
+        """About what is kept takes."""
+        return self._kept.bytes
 
-    def _take(self, registry: Registry, entry: InstanceEntry) -> _Pieces:
-        whole = _encode(query.instance_view(registry, entry))
-        # Within a string its quotes would be escaped, and metadata stands between the two.
-        head, status, rest = whole.partition(_STATUS)
-        middle, seen, tail = rest.rpartition(_SEEN)
-        pieces = _Pieces(entry, head + status, middle[middle.index(b'"') :] + seen, tail[tail.index(b'"') :])
-        size = len(whole) + _OVERHEAD_BYTES
-        if self.kept_bytes + size > _KEPT_BYTES_MAX:
-            self._kept.clear()
-            self.kept_bytes = 0
-        self._kept[id(entry)] = pieces
-        self.kept_bytes += size
+    def of(self, entry: InstanceEntry) -> Pieces:
+        """Returns an instance in pieces, and keeps them."""
+        pieces = self._kept.get(id(entry))
+        if pieces is None:
+            pieces = pieces_of(entry)
+            self._kept.put(id(entry), pieces)
         return pieces
 
 
+def pieces_of(entry: InstanceEntry) -> Pieces:
+    """Returns an instance in pieces."""
+    # The record is the view's beginning. Its last field is the owner's own `last_seen`; within a string
+    # quotes are escaped, so nothing else can look like it from the end.
+    record = _encode(entry.record)
+    head = record[: record.rindex(_SEEN) + len(_SEEN)]
+    tail = b',"revision":%d,"position":%d,"verified":%b,"signer":%b}' % (
+        entry.stamp.revision,
+        entry.position,
+        b"true" if entry.verified else b"false",
+        _encode(entry.signer),
+    )
+    return Pieces(entry, head, tail)
+
+
 @lru_cache(4096)
-def _moving(status: str, seen_ms: int) -> tuple[bytes, bytes]:
-    return status.encode(), query.iso(seen_ms).encode()
+def moving(status: NodeStatus, seen_ms: int) -> bytes:
+    """Returns what belongs between the two pieces: when the instance was last seen, its node's status."""
+    return f'{query.iso(seen_ms)}","node_status":"{status}"'.encode()

@@ -80,11 +80,21 @@ class HttpConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Takes what came, and notes whether the headers of a request are complete with it."""
-        wire = self._wire
-        if wire is not None and self._awaits_request(wire):
+        wire, waiter = self._wire, self._waiter
+        # Nothing is being answered, no request has begun, none is to follow the end, and the last answer
+        # was taken: so whatever comes now begins a request.
+        if (
+            waiter is not None
+            and not waiter.done()
+            and not self._mid_header
+            and not self._force_close
+            and wire is not None
+            and not wire.get_write_buffer_size()
+        ):
             answer = self._quick(data, self._remote)
             if answer is not None:
-                self._end_waiting()
+                if self._deadline is not None:
+                    self._end_waiting()
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 wire.write(answer)
                 return
@@ -98,11 +108,6 @@ class HttpConnection(web.RequestHandler):
             # Nothing is being answered, so this is no body: the next request has begun.
             self._mid_header = True
             self._begin_waiting()
-
-    def _awaits_request(self, wire: asyncio.Transport) -> bool:
-        """Returns whether whatever comes now begins a request, and the last answer has been taken."""
-        waiting = self._waiter is not None and not self._waiter.done() and not self._mid_header
-        return waiting and not self._force_close and not wire.get_write_buffer_size()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever counts connections."""

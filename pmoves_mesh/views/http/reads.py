@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import msgspec
@@ -18,7 +18,9 @@ from pmoves_mesh.replica import Replica
 from pmoves_mesh.views.http import blocking, choosing, history, inputs, listing
 from pmoves_mesh.views.http.answers import INDEX, Answer, encode
 from pmoves_mesh.views.http.blocking import BLOCKING, Fingerprint
+from pmoves_mesh.views.http.encoded import pieces_of
 from pmoves_mesh.views.http.facade import FACADE, Facade
+from pmoves_mesh.views.http.found import Found
 from pmoves_mesh.views.http.problems import PROBLEM_JSON, problem_of
 from pmoves_mesh.views.http.shapes import Health, Index, NodeLoad, Ready
 from pmoves_mesh.views.http.watches import WATCHES
@@ -59,8 +61,11 @@ async def services(request: web.Request) -> Answer:
 async def service(request: web.Request) -> Answer:
     """Answers `GET /api/services/{name}`."""
     facade = request.app[FACADE]
-    registry = facade.replica.registry
     name = request.match_info["name"].lower()
+    if (found := found_at_once(facade, name)) is not None:
+        told = found.told(found.count)
+        return Answer(parts=told.parts, tag=told.tag)
+    registry = facade.replica.registry
     entries = query.resolve(registry, name, node=facade.node)
     if not entries:
         check_informed(facade.replica)
@@ -69,20 +74,33 @@ async def service(request: web.Request) -> Answer:
     return Answer(parts=listing.body(best, instances=await listing.instances(registry, entries)))
 
 
-def found_at_once(facade: Facade, name: str) -> Sequence[bytes] | None:
-    """Returns the body that `service` answers with; None if there is none, or it is long."""
+def found_at_once(facade: Facade, name: str) -> Found | None:
+    """Returns the instances of a service to which a client can be sent; None if there is none, or many."""
     registry = facade.replica.registry
-    entries = query.resolve(registry, name, node=facade.node)
-    if not 0 < len(entries) <= listing.AT_ONCE:
+    group = registry.group_of_service(name)
+    if not 0 < len(group) <= listing.AT_ONCE:
         return None
-    encoded = [facade.encoded.of(registry, entry) for entry in entries]
-    return [encoded[0][:-1], b',"instances":[', b",".join(encoded), b"]}"]
+    best = query.resolve(registry, name, node=facade.node)
+    # What has one instance, as most have, is encoded for this answer alone.
+    encode = facade.encoded.of if len(group) > 1 else pieces_of
+    return _Service.among(registry, group, group.values(), best, encode) if best else None
+
+
+class _Service(Found, gc=False):
+    """The instances of one service."""
+
+    def parts(self, items: list[bytes]) -> list[bytes]:
+        """Returns the best instance, with all in a list."""
+        return [items[0][:-1], b',"instances":[', *items, b"]}"]
 
 
 async def discover(request: web.Request) -> Answer:
     """Answers `POST /api/discover`."""
     wanted = inputs.choice(await inputs.read_body(request))
     facade = request.app[FACADE]
+    if (at_once := choosing.found_at_once(facade, wanted)) is not None:
+        told = at_once.told(choosing.counted(at_once, wanted.limit))
+        return Answer(parts=told.parts, tag=told.tag)
     found = await choosing.chosen(facade, wanted)
     if not found.count:
         check_informed(facade.replica)
