@@ -10,8 +10,10 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import structlog
 
+from pmoves_mesh import reading
 from pmoves_mesh.core import continuity, envelope, projection, records
 from pmoves_mesh.core.change import Change
+from pmoves_mesh.core.continuity import Reach
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
 from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, NodeAnnounced, RootsRotated
 from pmoves_mesh.core.model import InstanceKey
@@ -25,8 +27,9 @@ from pmoves_mesh.errors import (
     SequenceGap,
 )
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
+from pmoves_mesh.reading import Proved
 from pmoves_mesh.subscribers import Applied, Subscribers
-from pmoves_mesh.verifier import Proved, Verifier, message_of
+from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -39,7 +42,6 @@ T = TypeVar("T")
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
-_PROVED_AT_ONCE: Final = 512
 
 
 class Replica:
@@ -237,42 +239,32 @@ class Replica:
         self.stream_id = stream_id
         self._informed = stream_id != ""
 
-    async def restore_from_bucket(self, floor: int, carried: Mapping[str, bytes] | None = None) -> int:
-        """Begins from the registry bucket, complete up to `floor`, and returns how many keys it held.
+    async def restore_from_bucket(self, floor: int, carried: Mapping[str, bytes] | None = None) -> Reach:
+        """Begins from the registry bucket, complete up to `floor`, and returns how far that reaches.
 
         Args:
             floor: a position of the stream.
-            carried: records that hold although the bucket may lack them, by their keys.
+            carried: decrees that hold although the bucket may lack them, by their keys.
 
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        found: dict[str, Record] = {}
-        async for entry in self._bucket.load():
-            if (record := records.readable(entry.value)) is not None:
-                found[entry.key] = record
-        for key, value in (carried or {}).items():
-            if (record := records.readable(value)) is not None:
-                found[key] = records.merged(found.get(key), record) or found[key]
+        holding = await reading.read(self._bucket, carried or {})
         self._subscribers.forget()
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
-        anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
-        # Each is let go once it was folded in: what is made of the next ones takes its place in memory.
-        ordered = sorted(found.values(), key=lambda record: record.position, reverse=True)
-        count = len(found)
-        found.clear()
-        while ordered:
-            some = [ordered.pop() for _ in range(min(_PROVED_AT_ONCE, len(ordered)))]
-            for index, one in enumerate(await self.verifier.proved_all(some)):
-                await self._fold_record(registry, one.record, one)
-                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-                    await asyncio.sleep(0)
+        reach = Reach(floor)
+        for record in holding.decrees:
+            reach.note(record)
+            await self._fold_record(registry, record)
+        for piece in holding.pieces():
+            await reading.prove(piece, self.verifier.trust)
+            await self._fold_proved(registry, piece, reach)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
-        registry.anchor = anchor
+        registry.anchor = reach.anchor(self.verifier.trust.mesh)
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
@@ -282,7 +274,7 @@ class Replica:
         self._subscribers.tell_replaced()
         self._subscribers.tell()
         self._informed = self._informed and carried is None
-        return count
+        return reach
 
     async def _take(self, batch: TailBatch) -> None:
         await self._check_whole(batch)
@@ -348,18 +340,32 @@ class Replica:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
-    async def _fold_record(
-        self, registry: Registry, record: records.Record, proved: Proved | None = None
-    ) -> None:
-        """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
+    async def _fold_proved(self, registry: Registry, piece: list[Proved], reach: Reach) -> None:
+        for index, one in enumerate(piece):
+            reach.note(one.record)
+            if one.proof is None or one.record.ended is not None:
+                await self._fold_record(registry, one.record)
+            else:
+                try:
+                    self._fold_held(registry, self.verifier.unseal_now(one.message, one.proof), one.message)
+                except RemoteProtocolError as error:
+                    self.verifier.refuse(one.message, error)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+
+    async def _fold_record(self, registry: Registry, record: Record) -> None:
         if record.ended is not None:
             await self._fold_record(registry, record.ended)
-        message = message_of(record) if proved is None else proved.message
+        message = message_of(record)
         try:
-            events = await self._patiently(lambda: self.verifier.unseal_record(record, proved))
+            events = await self._patiently(lambda: self.verifier.unseal_record(record))
         except RemoteProtocolError as error:
             self.verifier.refuse(message, error)
-            return
+        else:
+            self._fold_held(registry, events, message)
+
+    def _fold_held(self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage) -> None:
+        """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         followed = registry.position
         self._apply_all(registry, events, message)
         registry.position = followed

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -29,8 +26,6 @@ _COMPLAINT_EVERY_S: Final = 60.0
 _COMPLAINERS_MAX: Final = 1000
 _UNKNOWN_KEPT_S: Final = 5.0
 _UNKNOWN_MAX: Final = 10_000
-_SHARED_MIN: Final = 64
-_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -40,15 +35,6 @@ class Rejection(Struct, frozen=True, kw_only=True):
     subject: str
     reason: str
     detail: str
-
-
-@dataclass(slots=True)
-class Proved:
-    """A record, its event as the stream had it, and the proof of its signature if there is one."""
-
-    record: Record
-    message: LogMessage
-    proof: Proof | None = None
 
 
 class Verifier:
@@ -72,20 +58,6 @@ class Verifier:
         self._unknown: dict[str, float] = {}
         self._complained: dict[tuple[str, str], float] = {}
 
-    async def proved_all(self, records: Sequence[Record]) -> list[Proved]:
-        """Returns records as they are to be folded in; of many, the signatures are verified on all cores."""
-        both = [Proved(record, message_of(record)) for record in records]
-        if len(both) < _SHARED_MIN:
-            return both
-        size = -(-len(both) // _THREADS)
-        shares = [both[first : first + size] for first in range(0, len(both), size)]
-        await asyncio.gather(*(asyncio.to_thread(self._prove, share) for share in shares))
-        return both
-
-    def _prove(self, share: Iterable[Proved]) -> None:
-        for one in share:
-            one.proof = envelope.prove(one.message.sealed, self.trust)
-
     async def unseal(self, message: LogMessage, proof: Proof | None = None) -> tuple[VerifiedEvent, ...]:
         """Returns what a message states; its signer's certificate is fetched if it is not known yet.
 
@@ -94,8 +66,16 @@ class Verifier:
             LogUnavailable: if the signer's certificate cannot be fetched now.
         """
         name = envelope.signer_of(message.sealed)
-        if name is not None:
-            await self.signer(name)
+        if name is not None and self.trust.signer(name) is None:
+            await self._fetch(name)
+        return self.unseal_now(message, proof)
+
+    def unseal_now(self, message: LogMessage, proof: Proof | None = None) -> tuple[VerifiedEvent, ...]:
+        """Returns what a message states, as `unseal` does, if its signer's certificate is known already.
+
+        Raises:
+            RemoteProtocolError: if it is not accepted.
+        """
         return envelope.unseal(
             message.sealed,
             self.trust,
@@ -105,12 +85,10 @@ class Verifier:
             proof=proof,
         )
 
-    async def unseal_record(self, record: Record, proved: Proved | None = None) -> tuple[VerifiedEvent, ...]:
+    async def unseal_record(self, record: Record) -> tuple[VerifiedEvent, ...]:
         """Returns what a record of the registry bucket states, as `unseal` does for a message."""
         if record.certificate is not None:
             self._admit(record.certificate)
-        if proved is not None:
-            return await self.unseal(proved.message, proved.proof)
         return await self.unseal(message_of(record))
 
     async def proved(self, key: str, record: Record) -> tuple[VerifiedEvent, ...]:

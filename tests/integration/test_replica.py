@@ -80,15 +80,15 @@ async def test_a_boot_from_the_bucket_leaves_what_was_followed_before_behind():
     assert len(node.replica.registry) == 1
     await node.materialise(registered(1, instance("whisper")), position=40)
     version = node.replica.registry.version
-    assert await node.replica.restore_from_bucket(50) == 1
+    assert (await node.replica.restore_from_bucket(50)).keys == 1
     assert [entry.record.name for entry in node.replica.registry.entries()] == ["whisper"]
     assert node.replica.position == 50
     assert node.replica.registry.version > version
 
 
 async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pmoves_mesh.replica._PROVED_AT_ONCE", 8)
-    monkeypatch.setattr("pmoves_mesh.verifier._SHARED_MIN", 8)
+    monkeypatch.setattr("pmoves_mesh.reading._PIECE_BYTES", 8192)
+    monkeypatch.setattr("pmoves_mesh.reading._SHARED_MIN", 8)
     node = Node()
     for number in range(1, 21):
         await node.materialise(registered(number, instance(f"service-{number}")), position=number)
@@ -97,7 +97,7 @@ async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monke
         entry = await node.bucket.get(key)
         assert entry is not None
         await node.bucket.put(key, entry.value.replace(b'"port":', b'"port":1', 1))
-    assert await node.replica.restore_from_bucket(20) == 20
+    assert (await node.replica.restore_from_bucket(20)).keys == 20
     held = {entry.record.name for entry in node.replica.registry.entries()}
     assert held == {f"service-{number}" for number in range(1, 21)} - {"service-3", "service-19"}
     assert node.replica.verifier.rejected == {"bad_signature": 2}
