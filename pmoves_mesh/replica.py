@@ -10,12 +10,19 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import structlog
 
-from pmoves_mesh import reading
+from pmoves_mesh import following, reading
 from pmoves_mesh.core import continuity, envelope, projection, records
 from pmoves_mesh.core.change import Change
 from pmoves_mesh.core.continuity import Reach
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
-from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, NodeAnnounced, RootsRotated
+from pmoves_mesh.core.event import (
+    CertificatesRevoked,
+    Event,
+    InstanceEvicted,
+    NodeAnnounced,
+    RootsRotated,
+    Stated,
+)
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Anchor, Registry
@@ -24,7 +31,6 @@ from pmoves_mesh.errors import (
     LogUnavailable,
     RemoteProtocolError,
     ReplicaBehindError,
-    SequenceGap,
 )
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
 from pmoves_mesh.reading import Proved
@@ -42,6 +48,7 @@ T = TypeVar("T")
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
+_DECREES: Final = (InstanceEvicted, CertificatesRevoked, RootsRotated)
 
 
 class Replica:
@@ -135,7 +142,7 @@ class Replica:
     async def _follow(self) -> None:
         """Follows the log until it is away; from the anchor on, so that its history is known again."""
         after = continuity.begin_after(self.position, self.registry.anchor)
-        known = False
+        known, mesh = False, self.verifier.trust.mesh
         async with aclosing(self._log.tail(after)) as tail:
             async for batch in tail:
                 if batch.pending is None:
@@ -144,28 +151,17 @@ class Replica:
                         return
                 elif known or batch.messages or batch.pending == 0:
                     try:
-                        await self._take(batch if known else await self._known_again(batch))
+                        new = (
+                            batch
+                            if known
+                            else await following.known_again(self._log, batch, self.registry, mesh)
+                        )
+                        await self._take(new)
                     except LogUnavailable:
                         self.pending = None
                         await self._clock.sleep(_RETRY_S)
                         return
                     known = True
-
-    async def _known_again(self, batch: TailBatch) -> TailBatch:
-        """Returns what is new in the first batch, if the stream continues what was followed before.
-
-        Raises:
-            SequenceGap: if it does not: it was truncated, made anew or restored.
-            LogUnavailable: if the log cannot be reached.
-        """
-        bounds, first = await self._log.bounds(), next(iter(batch.messages), None)
-        read = Anchor()
-        if first is not None:
-            read = Anchor(first.position, envelope.digest(first.sealed, self.verifier.trust.mesh))
-        anchor = self.registry.anchor
-        if continuity.check_known(self.position, anchor, bounds.first, bounds.last, read):
-            return TailBatch(messages=batch.messages[1:], pending=batch.pending)
-        return batch
 
     async def wait_position(self, position: int, timeout_s: float, *, following: bool = False) -> None:
         """Waits until the replica has folded in `position`.
@@ -277,7 +273,7 @@ class Replica:
         return reach
 
     async def _take(self, batch: TailBatch) -> None:
-        await self._check_whole(batch)
+        await following.check_whole(self._log, batch, self.position)
         for index, message in enumerate(batch.messages):
             await self._fold(message)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
@@ -289,17 +285,6 @@ class Replica:
             await self._fetch_missing()
         async with self._moved:
             self._moved.notify_all()
-
-    async def _check_whole(self, batch: TailBatch) -> None:
-        """Checks that what is missing among the positions of a batch was forgotten on purpose.
-
-        Raises:
-            SequenceGap: if the stream lost events before they were followed.
-            LogUnavailable: if the log cannot be reached.
-        """
-        reached = continuity.before_hole(self.position, (one.position for one in batch.messages))
-        if reached is not None and (bounds := await self._log.bounds()).first > reached + 1:
-            raise SequenceGap(reached, bounds.first)
 
     async def _fold(self, message: LogMessage) -> None:
         try:
@@ -316,18 +301,21 @@ class Replica:
                 self.repairs["dropped"] += gone
 
     def _apply_all(
-        self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage
+        self,
+        registry: Registry,
+        events: tuple[VerifiedEvent, ...],
+        message: LogMessage,
+        *,
+        told: bool = True,
     ) -> list[tuple[VerifiedEvent, Change]]:
-        changes = []
+        changes, position, time_ms = [], message.position, message.time_ms
         for verified in events:
-            change = self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+            change = self._apply(registry, verified, position=position, time_ms=time_ms, told=told)
             event = verified.event
             if change.outcome == "revoked":
                 at = registry.revoked[verified.fingerprint]
                 self.verifier.refuse(message, CertificateRevoked(verified.signer, at))
-            elif change.outcome == "applied" and isinstance(
-                event, InstanceEvicted | CertificatesRevoked | RootsRotated
-            ):
+            elif change.outcome == "applied" and isinstance(event, _DECREES):
                 registry.decrees[records.key_of(event)] = records.encode(self.verifier.whole(event, message))
             changes.append((verified, change))
         return changes
@@ -343,13 +331,14 @@ class Replica:
     async def _fold_proved(self, registry: Registry, piece: list[Proved], reach: Reach) -> None:
         for index, one in enumerate(piece):
             reach.note(one.record)
-            if one.proof is None or one.record.ended is not None:
-                await self._fold_record(registry, one.record)
-            else:
-                try:
-                    self._fold_held(registry, self.verifier.unseal_now(one.message, one.proof), one.message)
-                except RemoteProtocolError as error:
-                    self.verifier.refuse(one.message, error)
+            try:
+                if one.proof is None or one.record.ended is not None:
+                    await self._fold_record(registry, one.record)
+                else:
+                    events = self.verifier.unseal_now(one.message, one.proof)
+                    self._fold_held(registry, events, one.message, told=False)
+            except RemoteProtocolError as error:
+                self.verifier.refuse(one.message, error)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await asyncio.sleep(0)
 
@@ -364,21 +353,31 @@ class Replica:
         else:
             self._fold_held(registry, events, message)
 
-    def _fold_held(self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage) -> None:
+    def _fold_held(
+        self,
+        registry: Registry,
+        events: tuple[VerifiedEvent, ...],
+        message: LogMessage,
+        *,
+        told: bool = True,
+    ) -> None:
         """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         followed = registry.position
-        self._apply_all(registry, events, message)
+        self._apply_all(registry, events, message, told=told)
         registry.position = followed
 
-    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
-        before = registry.roots
+    def _apply(
+        self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int, told: bool = True
+    ) -> Change:
+        """Folds in an event; unless `told`, no reader is told of an owner's statement by itself."""
+        before, event = registry.roots, verified.event
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
-        self.outcomes[verified.event.subject, change.outcome] += 1
+        self.outcomes[event.subject, change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
         if registry.roots is not before:
             self.verifier.rotate(registry.roots)
-        if change.outcome == "applied" or change.instances:
+        if (change.outcome == "applied" or change.instances) and (told or not isinstance(event, Stated)):
             self._subscribers.note(Applied(verified=verified, change=change, position=position))
             if registry is self.registry:
                 self._subscribers.tell()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import MESH, Authority, announced, evicted, instance, line, registered
+from builders import MESH, Authority, announced, evicted, instance, line, registered, revoked
 from http_support import PinnedClock, Served, served
 
 from pmoves_mesh.agent.announcer import Announcer
@@ -101,6 +101,33 @@ async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monke
     held = {entry.record.name for entry in node.replica.registry.entries()}
     assert held == {f"service-{number}" for number in range(1, 21)} - {"service-3", "service-19"}
     assert node.replica.verifier.rejected == {"bad_signature": 2}
+
+
+async def test_readers_are_told_once_of_all_instances_that_a_boot_brings_and_of_each_node_besides():
+    node, told, replaced = Node(), list[str](), list[int]()
+    for number in range(1, 101):
+        await node.materialise(registered(number, instance(f"service-{number}")), position=number)
+    await node.materialise(announced(101), position=101)
+    with node.replica.subscribed(
+        lambda applied: told.append(applied.verified.event.type),
+        lambda: replaced.append(len(node.replica.registry)),
+    ):
+        await node.replica.restore_from_bucket(101)
+    assert told == ["mesh.node.announce.v1"]
+    assert replaced == [100]
+
+
+async def test_what_revoked_certificates_signed_is_refused_wherever_the_bucket_has_it():
+    node = Node()
+    for number in range(1, 101):
+        await node.materialise(registered(number, instance(f"service-{number}")), position=number)
+    decree = revoked(node.alpha.fingerprint)
+    sealed = envelope.seal(decree, node.authority.identity("root", "operator"))
+    record = records.record_of(sealed, decree, position=50, time_ms=node.clock.now_ms())
+    await node.bucket.put(records.key_of(decree), records.encode(record))
+    await node.replica.restore_from_bucket(100)
+    assert len(node.replica.registry) == 50
+    assert node.replica.verifier.rejected == {"revoked": 50}
 
 
 @pytest.fixture
