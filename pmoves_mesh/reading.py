@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 from pmoves_mesh.core import envelope, records
@@ -42,17 +42,13 @@ class Proved:
 class _Piece:
     """Values of the bucket, one behind the other."""
 
-    def __init__(self) -> None:
-        self.data: Final = bytearray()
-        self._ends: Final = [0]
-
-    def add(self, value: bytes) -> None:
-        self.data.extend(value)
-        self._ends.append(len(self.data))
+    def __init__(self, values: Collection[bytes]) -> None:
+        self._ends: Final = [0, *accumulate(map(len, values))]
+        self._data: Final = b"".join(values)
 
     def records(self) -> Iterator[Record]:
         """Yields those that are records; what is none is written anew by whoever keeps the bucket."""
-        view = memoryview(self.data)
+        view = memoryview(self._data)
         for begin, end in pairwise(self._ends):
             if (record := records.readable(view[begin:end])) is not None:
                 yield record
@@ -68,17 +64,26 @@ class Holding:
     def __init__(self, decrees: Mapping[str, Record]) -> None:
         self.decrees: Final = sorted(decrees.values(), key=lambda record: record.position)
         self._pieces: Final = deque[_Piece]()
+        self._loose: Final[list[bytes]] = []
+        self._loose_bytes = 0
 
     def add(self, value: bytes) -> None:
         """Takes in a value."""
-        if not self._pieces or len(self._pieces[-1].data) + len(value) > _PIECE_BYTES:
-            self._pieces.append(_Piece())
-        self._pieces[-1].add(value)
+        self._loose.append(value)
+        self._loose_bytes += len(value)
+        if self._loose_bytes >= _PIECE_BYTES:
+            self._gather()
 
     def pieces(self) -> Iterator[list[Proved]]:
         """Yields the records that are no decrees, some at a time, and lets go of them."""
+        self._gather()
         while self._pieces:
             yield [Proved(record, message_of(record)) for record in self._pieces.popleft().records()]
+
+    def _gather(self) -> None:
+        self._pieces.append(_Piece(self._loose))
+        self._loose.clear()
+        self._loose_bytes = 0
 
 
 async def read(bucket: Bucket, carried: Mapping[str, bytes]) -> Holding:
