@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from benchmarks.agents import Agent
 from benchmarks.filled import Stand
 from benchmarks.measure import Figure, Target, figure
+from benchmarks.memory import EACH
 from benchmarks.processes import processor_s, resident_bytes, seconds_until
 
 TITLE = "boot"
@@ -42,7 +43,7 @@ def run(stand: Stand) -> Iterator[Figure]:
     yield figure(f"from the bucket, verified, until it is current, {among}", "s", bucket, target=FROM_BUCKET)
     yield figure("processor of the agent for that", "s", used)
     each = (resident_bytes(agent.pid) - full.empty_bytes) / instances
-    yield figure("memory of each instance after that", "KB", [each / 1e3])
+    yield figure("memory of each instance after that", "KB", [each / 1e3], target=EACH)
 
 
 def _boot(agent: Agent, service: str) -> tuple[float, float]:

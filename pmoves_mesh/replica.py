@@ -10,10 +10,19 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import structlog
 
+from pmoves_mesh import following, reading
 from pmoves_mesh.core import continuity, envelope, projection, records
 from pmoves_mesh.core.change import Change
+from pmoves_mesh.core.continuity import Reach
 from pmoves_mesh.core.envelope import SealedEvent, VerifiedEvent
-from pmoves_mesh.core.event import CertificatesRevoked, Event, InstanceEvicted, NodeAnnounced, RootsRotated
+from pmoves_mesh.core.event import (
+    CertificatesRevoked,
+    Event,
+    InstanceEvicted,
+    NodeAnnounced,
+    RootsRotated,
+    Stated,
+)
 from pmoves_mesh.core.model import InstanceKey
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Anchor, Registry
@@ -22,12 +31,12 @@ from pmoves_mesh.errors import (
     LogUnavailable,
     RemoteProtocolError,
     ReplicaBehindError,
-    SequenceGap,
 )
 from pmoves_mesh.moves import Moves
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogMessage, TailBatch
+from pmoves_mesh.reading import Proved
 from pmoves_mesh.subscribers import Applied, Subscribers
-from pmoves_mesh.verifier import Proved, Verifier, message_of
+from pmoves_mesh.verifier import Verifier, message_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -40,7 +49,7 @@ T = TypeVar("T")
 
 _RETRY_S: Final = 0.1
 _YIELD_EVERY: Final = 64
-_PROVED_AT_ONCE: Final = 512
+_DECREES: Final = (InstanceEvicted, CertificatesRevoked, RootsRotated)
 
 
 class Replica:
@@ -134,7 +143,7 @@ class Replica:
     async def _follow(self) -> None:
         """Follows the log until it is away; from the anchor on, so that its history is known again."""
         after = continuity.begin_after(self.position, self.registry.anchor)
-        known = False
+        known, mesh = False, self.verifier.trust.mesh
         async with aclosing(self._log.tail(after)) as tail:
             async for batch in tail:
                 if batch.pending is None:
@@ -143,28 +152,17 @@ class Replica:
                         return
                 elif known or batch.messages or batch.pending == 0:
                     try:
-                        await self._take(batch if known else await self._known_again(batch))
+                        new = (
+                            batch
+                            if known
+                            else await following.known_again(self._log, batch, self.registry, mesh)
+                        )
+                        await self._take(new)
                     except LogUnavailable:
                         self.pending = None
                         await self._clock.sleep(_RETRY_S)
                         return
                     known = True
-
-    async def _known_again(self, batch: TailBatch) -> TailBatch:
-        """Returns what is new in the first batch, if the stream continues what was followed before.
-
-        Raises:
-            SequenceGap: if it does not: it was truncated, made anew or restored.
-            LogUnavailable: if the log cannot be reached.
-        """
-        bounds, first = await self._log.bounds(), next(iter(batch.messages), None)
-        read = Anchor()
-        if first is not None:
-            read = Anchor(first.position, envelope.digest(first.sealed, self.verifier.trust.mesh))
-        anchor = self.registry.anchor
-        if continuity.check_known(self.position, anchor, bounds.first, bounds.last, read):
-            return TailBatch(messages=batch.messages[1:], pending=batch.pending)
-        return batch
 
     async def wait_position(self, position: int, timeout_s: float, *, following: bool = False) -> None:
         """Waits until the replica has folded in `position`.
@@ -236,42 +234,32 @@ class Replica:
         self.stream_id = stream_id
         self._informed = stream_id != ""
 
-    async def restore_from_bucket(self, floor: int, carried: Mapping[str, bytes] | None = None) -> int:
-        """Begins from the registry bucket, complete up to `floor`, and returns how many keys it held.
+    async def restore_from_bucket(self, floor: int, carried: Mapping[str, bytes] | None = None) -> Reach:
+        """Begins from the registry bucket, complete up to `floor`, and returns how far that reaches.
 
         Args:
             floor: a position of the stream.
-            carried: records that hold although the bucket may lack them, by their keys.
+            carried: decrees that hold although the bucket may lack them, by their keys.
 
         Raises:
             LogUnavailable: if the log cannot be reached.
         """
         await self.verifier.learn_roots(self._bucket)
         await self.verifier.admit_all()
-        found: dict[str, Record] = {}
-        async for entry in self._bucket.load():
-            if (record := records.readable(entry.value)) is not None:
-                found[entry.key] = record
-        for key, value in (carried or {}).items():
-            if (record := records.readable(value)) is not None:
-                found[key] = records.merged(found.get(key), record) or found[key]
+        holding = await reading.read(self._bucket, carried or {})
         self._subscribers.forget()
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
-        anchor = continuity.anchor_of(found.values(), floor, self.verifier.trust.mesh)
-        # Each is let go once it was folded in: what is made of the next ones takes its place in memory.
-        ordered = sorted(found.values(), key=lambda record: record.position, reverse=True)
-        count = len(found)
-        found.clear()
-        while ordered:
-            some = [ordered.pop() for _ in range(min(_PROVED_AT_ONCE, len(ordered)))]
-            for index, one in enumerate(await self.verifier.proved_all(some)):
-                await self._fold_record(registry, one.record, one)
-                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-                    await asyncio.sleep(0)
+        reach = Reach(floor)
+        for record in holding.decrees:
+            reach.note(record)
+            await self._fold_record(registry, record)
+        for piece in holding.pieces():
+            await reading.prove(piece, self.verifier.trust)
+            await self._fold_proved(registry, piece, reach)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
-        registry.anchor = anchor
+        registry.anchor = reach.anchor(self.verifier.trust.mesh)
         registry.version = max(registry.version, self.registry.version) + 1
         # The bucket holds the last link of each key, so missing ones say nothing.
         self.gaps = 0
@@ -281,10 +269,10 @@ class Replica:
         self._subscribers.tell_replaced()
         self._subscribers.tell()
         self._informed = self._informed and carried is None
-        return count
+        return reach
 
     async def _take(self, batch: TailBatch) -> None:
-        await self._check_whole(batch)
+        await following.check_whole(self._log, batch, self.position)
         for index, message in enumerate(batch.messages):
             await self._fold(message)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
@@ -295,17 +283,6 @@ class Replica:
             self._current_s, self.registry.current_ms = self._clock.monotonic_s(), self._clock.now_ms()
             await self._fetch_missing()
         self._moves.tell(self.position)
-
-    async def _check_whole(self, batch: TailBatch) -> None:
-        """Checks that what is missing among the positions of a batch was forgotten on purpose.
-
-        Raises:
-            SequenceGap: if the stream lost events before they were followed.
-            LogUnavailable: if the log cannot be reached.
-        """
-        reached = continuity.before_hole(self.position, (one.position for one in batch.messages))
-        if reached is not None and (bounds := await self._log.bounds()).first > reached + 1:
-            raise SequenceGap(reached, bounds.first)
 
     async def _fold(self, message: LogMessage) -> None:
         try:
@@ -322,18 +299,21 @@ class Replica:
                 self.repairs["dropped"] += gone
 
     def _apply_all(
-        self, registry: Registry, events: tuple[VerifiedEvent, ...], message: LogMessage
+        self,
+        registry: Registry,
+        events: tuple[VerifiedEvent, ...],
+        message: LogMessage,
+        *,
+        told: bool = True,
     ) -> list[tuple[VerifiedEvent, Change]]:
-        changes = []
+        changes, position, time_ms = [], message.position, message.time_ms
         for verified in events:
-            change = self._apply(registry, verified, position=message.position, time_ms=message.time_ms)
+            change = self._apply(registry, verified, position=position, time_ms=time_ms, told=told)
             event = verified.event
             if change.outcome == "revoked":
                 at = registry.revoked[verified.fingerprint]
                 self.verifier.refuse(message, CertificateRevoked(verified.signer, at))
-            elif change.outcome == "applied" and isinstance(
-                event, InstanceEvicted | CertificatesRevoked | RootsRotated
-            ):
+            elif change.outcome == "applied" and isinstance(event, _DECREES):
                 registry.decrees[records.key_of(event)] = records.encode(self.verifier.whole(event, message))
             changes.append((verified, change))
         return changes
@@ -346,31 +326,56 @@ class Replica:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
-    async def _fold_record(
-        self, registry: Registry, record: records.Record, proved: Proved | None = None
-    ) -> None:
-        """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
+    async def _fold_proved(self, registry: Registry, piece: list[Proved], reach: Reach) -> None:
+        for index, one in enumerate(piece):
+            reach.note(one.record)
+            try:
+                if one.proof is None or one.record.ended is not None:
+                    await self._fold_record(registry, one.record)
+                else:
+                    events = self.verifier.unseal_now(one.message, one.proof)
+                    self._fold_held(registry, events, one.message, told=False)
+            except RemoteProtocolError as error:
+                self.verifier.refuse(one.message, error)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+
+    async def _fold_record(self, registry: Registry, record: Record) -> None:
         if record.ended is not None:
             await self._fold_record(registry, record.ended)
-        message = message_of(record) if proved is None else proved.message
+        message = message_of(record)
         try:
-            events = await self._patiently(lambda: self.verifier.unseal_record(record, proved))
+            events = await self._patiently(lambda: self.verifier.unseal_record(record))
         except RemoteProtocolError as error:
             self.verifier.refuse(message, error)
-            return
+        else:
+            self._fold_held(registry, events, message)
+
+    def _fold_held(
+        self,
+        registry: Registry,
+        events: tuple[VerifiedEvent, ...],
+        message: LogMessage,
+        *,
+        told: bool = True,
+    ) -> None:
+        """Folds in what the bucket holds, which says nothing of how far the stream was followed."""
         followed = registry.position
-        self._apply_all(registry, events, message)
+        self._apply_all(registry, events, message, told=told)
         registry.position = followed
 
-    def _apply(self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int) -> Change:
-        before = registry.roots
+    def _apply(
+        self, registry: Registry, verified: VerifiedEvent, *, position: int, time_ms: int, told: bool = True
+    ) -> Change:
+        """Folds in an event; unless `told`, no reader is told of an owner's statement by itself."""
+        before, event = registry.roots, verified.event
         change = projection.apply(registry, verified, position=position, time_ms=time_ms)
-        self.outcomes[verified.event.subject, change.outcome] += 1
+        self.outcomes[event.subject, change.outcome] += 1
         self.gaps += change.gap
         self._missing.update(dict.fromkeys(change.missing))
         if registry.roots is not before:
             self.verifier.rotate(registry.roots)
-        if change.outcome == "applied" or change.instances:
+        if (change.outcome == "applied" or change.instances) and (told or not isinstance(event, Stated)):
             self._subscribers.note(Applied(verified=verified, change=change, position=position))
             if registry is self.registry:
                 self._subscribers.tell()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -30,8 +27,6 @@ _COMPLAINERS_MAX: Final = 1000
 _UNKNOWN_KEPT_S: Final = 5.0
 _UNKNOWN_MAX: Final = 10_000
 _MET_MAX: Final = 512
-_SHARED_MIN: Final = 64
-_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
 class Rejection(Struct, frozen=True, kw_only=True):
@@ -41,15 +36,6 @@ class Rejection(Struct, frozen=True, kw_only=True):
     subject: str
     reason: str
     detail: str
-
-
-@dataclass(slots=True)
-class Proved:
-    """A record, its event as the stream had it, and the proof of its signature if there is one."""
-
-    record: Record
-    message: LogMessage
-    proof: Proof | None = None
 
 
 class Verifier:
@@ -74,20 +60,6 @@ class Verifier:
         self._met: OrderedDict[str, Proof] = OrderedDict()
         self._complained: dict[tuple[str, str], float] = {}
 
-    async def proved_all(self, records: Sequence[Record]) -> list[Proved]:
-        """Returns records as they are to be folded in; of many, the signatures are verified on all cores."""
-        both = [Proved(record, message_of(record)) for record in records]
-        if len(both) < _SHARED_MIN:
-            return both
-        size = -(-len(both) // _THREADS)
-        shares = [both[first : first + size] for first in range(0, len(both), size)]
-        await asyncio.gather(*(asyncio.to_thread(self._prove, share) for share in shares))
-        return both
-
-    def _prove(self, share: Iterable[Proved]) -> None:
-        for one in share:
-            one.proof = envelope.prove(one.message.sealed, self.trust)
-
     async def unseal(self, message: LogMessage, proof: Proof | None = None) -> tuple[VerifiedEvent, ...]:
         """Returns what a message states; its signer's certificate is fetched if it is not known yet.
 
@@ -105,6 +77,9 @@ class Verifier:
 
         An event is met more than once: its author has it before the stream, and whoever writes the bucket
         takes it up after the replica did. Its signature is verified the first time.
+
+        Raises:
+            RemoteProtocolError: if it is not accepted.
         """
         signature = message.sealed.headers.get(envelope.SIGNATURE, "")
         met = self._met.get(signature)
@@ -122,12 +97,10 @@ class Verifier:
                 self._met.popitem(last=False)
         return events
 
-    async def unseal_record(self, record: Record, proved: Proved | None = None) -> tuple[VerifiedEvent, ...]:
+    async def unseal_record(self, record: Record) -> tuple[VerifiedEvent, ...]:
         """Returns what a record of the registry bucket states, as `unseal` does for a message."""
         if record.certificate is not None:
             self._admit(record.certificate)
-        if proved is not None:
-            return await self.unseal(proved.message, proved.proof)
         return await self.unseal(message_of(record))
 
     async def proved(self, key: str, record: Record) -> tuple[VerifiedEvent, ...]:

@@ -99,7 +99,7 @@ class Announcer:
         await self._spared(self.announce())
         await self._replica.wait_current(_START_S)
         await self._spared(self._mend())
-        with self._replica.subscribed(self._notice):
+        with self._replica.subscribed(self._notice, self._heed):
             while True:
                 await self._wait(self._interval_s())
                 await self._spared(self._take_turn())
@@ -128,7 +128,11 @@ class Announcer:
     def _notice(self, applied: Applied) -> None:
         change, own = applied.change, self._author.node
         concerned = own in change.nodes or any(key.node == own for key in change.instances)
-        if concerned and self._is_contradicted():
+        if concerned:
+            self._heed()
+
+    def _heed(self) -> None:
+        if self._is_contradicted():
             self._contradicted.set()
 
     def _is_contradicted(self) -> bool:

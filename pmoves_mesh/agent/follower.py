@@ -11,19 +11,17 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from pmoves_mesh.agent.heap import give_back
 from pmoves_mesh.core import records
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.errors import LogError, LogUnavailable, SequenceConflict, SequenceGap
 from pmoves_mesh.ports import Bucket, Clock, EventLog, LogBounds, WorkQueue
 from pmoves_mesh.replica import Repair, Replica
-from pmoves_mesh.views.rebuild import settle
+from pmoves_mesh.views.rebuild import continues, settle
 
 _log: Final = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 0.1
 _REFUSED_RETRY_S: Final = 5.0
-_MANY_KEYS: Final = 1000
 
 
 class Shown(Protocol):
@@ -232,13 +230,13 @@ class Follower:
         _log.warning("the stream is not what it was", kind=kind, detail=what)
 
     async def _boot(self, bounds: LogBounds, carried: Mapping[str, bytes] | None = None) -> None:
-        upstream = self._upstream
-        await settle(upstream.log, upstream.registry)
+        upstream, replica = self._upstream, self._replica
         floor = min(await upstream.queue.floor(), bounds.last)
         if floor + 1 < bounds.first:
             _log.warning("events are gone that the bucket lacks", held=floor, first=bounds.first)
             floor = bounds.first - 1  # nobody has them, so nobody need wait for them
-        keys = await self._replica.restore_from_bucket(floor, carried)
-        if keys >= _MANY_KEYS:
-            await asyncio.to_thread(give_back)  # all records were held at once, and are no more
-        _log.info("booted from the bucket", keys=keys, position=floor)
+        reach = await replica.restore_from_bucket(floor, carried)
+        if not await continues(upstream.log, reach):
+            await settle(upstream.log, upstream.registry, every=True)
+            reach = await replica.restore_from_bucket(floor, carried or {})
+        _log.info("booted from the bucket", keys=reach.keys, position=floor)

@@ -7,6 +7,7 @@ the latest event again by which it knows its history, and compares.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pmoves_mesh.core import envelope
 from pmoves_mesh.core.records import Record
@@ -54,13 +55,42 @@ def before_hole(position: int, positions: Iterable[int]) -> int | None:
     return None
 
 
-def anchor_of(held: Iterable[Record], floor: int, mesh: str) -> Anchor:
-    """Returns the anchor that the bucket's records give a replica that begins at `floor`."""
-    latest = max(
-        (record for record in held if 0 < record.position <= floor),
-        key=lambda record: record.position,
-        default=None,
-    )
-    if latest is None:
-        return Anchor()
-    return Anchor(latest.position, envelope.digest(latest.sealed, mesh))
+class Reach:
+    """How far into the stream the bucket's records reach, noted one after another, in any order.
+
+    Attributes:
+        keys: how many were noted.
+        position: the furthest at which one of them says that its event stands.
+    """
+
+    def __init__(self, floor: int = 0) -> None:
+        """Begins with nothing; `floor` is where a replica begins that is made of them."""
+        self.keys = 0
+        self.position = 0
+        self._floor = floor
+        self._there: Final[list[Record]] = []
+        self._latest: Record | None = None
+
+    @property
+    def payloads(self) -> set[bytes]:
+        """What stands at the furthest position, as those say that have it from there."""
+        return {bytes(record.event) for record in self._there}
+
+    def note(self, record: Record) -> None:
+        """Takes in a record, and the one that it ended."""
+        self.keys += 1
+        if (self._latest.position if self._latest else 0) < record.position <= self._floor:
+            self._latest = record
+        one: Record | None = record
+        while one is not None:
+            if one.position > self.position:
+                self.position = one.position
+                self._there.clear()
+            if one.position == self.position:
+                self._there.append(one)
+            one = one.ended
+
+    def anchor(self, mesh: str) -> Anchor:
+        """Returns by what that replica knows the stream again: the latest event up to the floor."""
+        latest = self._latest
+        return Anchor(latest.position, envelope.digest(latest.sealed, mesh)) if latest else Anchor()

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -240,12 +241,17 @@ def unseal(
 
 def _statement(version: str, mesh: str, subject: str, message_id: str, payload: bytes) -> bytes:
     """Returns what is signed: no two different events have the same statement."""
-    parts = (_DOMAIN, version, mesh, subject, message_id)
     try:
-        head = b"".join(b"%d:%s\n" % (len(part), part) for part in map(str.encode, parts))
+        where = _framed(_DOMAIN, version, mesh)
+        about, name = subject.encode(), message_id.encode()
     except UnicodeEncodeError:
         raise MalformedEvent("headers", "are not UTF-8") from None
-    return head + payload
+    return b"%b%d:%b\n%d:%b\n%b" % (where, len(about), about, len(name), name, payload)
+
+
+@lru_cache(maxsize=16)
+def _framed(*parts: str) -> bytes:
+    return b"".join(b"%d:%b\n" % (len(part), part) for part in map(str.encode, parts))
 
 
 def _believed(headers: Mapping[str, str], trust: Trust, time_ms: int, position: int) -> Signer:

@@ -15,7 +15,6 @@ from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import (
     CertificatesRevoked,
     EnrolmentRefused,
-    Event,
     IdentityIssued,
     InstanceDeregistered,
     InstanceEvicted,
@@ -89,12 +88,12 @@ def _announced(
 ) -> Change:
     node = _node(registry, event.node)
     _see(node, position, time_ms)
-    if _is_shadowed(node, event):
+    if _is_shadowed(node, event.incarnation):
         return OUTDATED
     if event.stamp <= node.announced_stamp:
         return _announced_before(registry, node, verified, event, position)
     before = node.status
-    gap, dropped = _speak(registry, node, verified)
+    gap, dropped = _speak(registry, node, verified, event.stamp)
     _introduce(node, verified, event, position)
     dropped += _follow_manifest(registry, node, event)
     if event.instances is None:
@@ -173,11 +172,11 @@ def _left(
     _see(node, position, time_ms)
     if event.stamp <= node.left:
         return REPEATED if event.stamp == node.left else OUTDATED
-    if _is_shadowed(node, event):
+    if _is_shadowed(node, event.incarnation):
         return OUTDATED
     before = node.status
     dropped = _outrank(registry, node, event.stamp)
-    gap = _chain(node, verified)
+    gap = _chain(node, verified, event.stamp)
     node.left = event.stamp
     return _spoken_change(node, before, tuple(dropped), gap=gap)
 
@@ -196,23 +195,24 @@ def _stated(
 ) -> Change:
     node = _node(registry, event.node)
     _see(node, position, time_ms)
-    key = event.key
-    held = node.entries.get(key)
+    stamp = event.stamp
     stated = InstanceEntry(
         record=event.data,
-        stamp=event.stamp,
+        stamp=stamp,
         position=position,
         time_ms=time_ms,
         verified=verified.verified,
         signer=verified.signer,
         fingerprint=verified.fingerprint,
     )
-    if held is not None and held.stamp == event.stamp:
+    key = stated.key
+    held = node.entries.get(key)
+    if held is not None and held.stamp == stamp:
         return _settle(registry, held, stated)
-    if _is_outdated(node, key, held, event):
+    if _is_outdated(node, held, stated):
         return OUTDATED
     before = node.status
-    gap, dropped = _speak(registry, node, verified)
+    gap, dropped = _speak(registry, node, verified, stamp)
     registry.put(stated)
     node.removed.pop(key, None)
     node.missing.pop(key, None)
@@ -228,13 +228,14 @@ def _settle(registry: Registry, held: InstanceEntry, copy: InstanceEntry) -> Cha
     return REPEATED
 
 
-def _is_outdated(node: NodeEntry, key: InstanceKey, held: InstanceEntry | None, event: Stated) -> bool:
-    """Returns whether something newer than `event` is known of this instance."""
-    if _is_shadowed(node, event) or (held is not None and event.stamp < held.stamp):
+def _is_outdated(node: NodeEntry, held: InstanceEntry | None, stated: InstanceEntry) -> bool:
+    """Returns whether something newer than what is stated is known of this instance."""
+    key, stamp = stated.key, stated.stamp
+    if _is_shadowed(node, stamp.incarnation) or (held is not None and stamp < held.stamp):
         return True
-    if key in node.removed and event.stamp <= node.removed[key][0]:
+    if key in node.removed and stamp <= node.removed[key][0]:
         return True
-    return event.stamp <= node.floor and node.missing.get(key) != event.stamp
+    return stamp <= node.floor and node.missing.get(key) != stamp
 
 
 def _removed(
@@ -242,17 +243,17 @@ def _removed(
 ) -> Change:
     node = _node(registry, event.node)
     _see(node, position, time_ms)
-    key = event.key
+    key, stamp = event.key, event.stamp
     held = node.entries.get(key)
-    if event.stamp <= node.floor or _is_shadowed(node, event) or (held and held.stamp > event.stamp):
+    if stamp <= node.floor or _is_shadowed(node, event.incarnation) or (held and held.stamp > stamp):
         return OUTDATED
-    if key in node.removed and event.stamp <= node.removed[key][0]:
+    if key in node.removed and stamp <= node.removed[key][0]:
         return REPEATED
     before = node.status
-    gap, dropped = _speak(registry, node, verified)
+    gap, dropped = _speak(registry, node, verified, stamp)
     if key in node.entries:
         registry.drop(key)
-    node.removed[key] = (event.stamp, time_ms)
+    node.removed[key] = (stamp, time_ms)
     node.missing.pop(key, None)
     return _spoken_change(node, before, (key, *dropped), gap=gap)
 
@@ -283,7 +284,7 @@ def _noted(registry: Registry, verified: VerifiedEvent, event: Noted, position: 
     if event.stamp <= node.latest:
         return REPEATED if event.stamp == node.latest else OUTDATED
     before = node.status
-    gap, dropped = _speak(registry, node, verified)
+    gap, dropped = _speak(registry, node, verified, event.stamp)
     return _spoken_change(node, before, tuple(dropped), gap=gap)
 
 
@@ -300,16 +301,20 @@ def _see(node: NodeEntry, position: int, time_ms: int) -> None:
         node.seen_ms = max(node.seen_ms, time_ms)
 
 
-def _is_shadowed(node: NodeEntry, event: Event) -> bool:
-    """Returns whether an unsigned event speaks of a node that signs its own."""
-    return event.incarnation == 0 and node.latest.incarnation > 0
+def _is_shadowed(node: NodeEntry, incarnation: int) -> bool:
+    """Returns whether an event of this incarnation is unsigned, and its node signs its own."""
+    return incarnation == 0 and node.latest.incarnation > 0
 
 
-def _speak(registry: Registry, node: NodeEntry, verified: VerifiedEvent) -> tuple[bool, list[InstanceKey]]:
+def _speak(
+    registry: Registry, node: NodeEntry, verified: VerifiedEvent, stamp: Stamp
+) -> tuple[bool, list[InstanceKey]]:
     """Notes that the node itself said something; returns whether a link is missing, and what it changed."""
-    changed = _outrank(registry, node, verified.event.stamp)
-    gap = _chain(node, verified)
-    node.spoken = max(node.spoken, verified.event.stamp)
+    changed = _outrank(registry, node, stamp)
+    gap = _chain(node, verified, stamp)
+    node.spoken = max(node.spoken, stamp)
+    if not node.expired:
+        return gap, changed
     revived = [key for key, stamp in node.expired.items() if stamp < node.spoken]
     for key in revived:
         del node.expired[key]
@@ -328,10 +333,10 @@ def _outrank(registry: Registry, node: NodeEntry, stamp: Stamp) -> list[Instance
     return dropped
 
 
-def _chain(node: NodeEntry, verified: VerifiedEvent) -> bool:
+def _chain(node: NodeEntry, verified: VerifiedEvent, stamp: Stamp) -> bool:
     """Follows the chain of `prev` digests; returns whether a link is missing or wrong."""
     event = verified.event
-    if event.stamp <= node.latest:
+    if stamp <= node.latest:
         return False
     gap = bool(node.head) and event.incarnation > 0 and event.prev != node.head
     node.head = verified.digest

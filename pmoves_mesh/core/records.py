@@ -91,7 +91,7 @@ def encode(record: Record) -> bytes:
     return _ENCODER.encode(record)
 
 
-def decode(data: bytes) -> Record:
+def decode(data: bytes | memoryview) -> Record:
     """Returns the record that `encode` made.
 
     Raises:
@@ -103,7 +103,7 @@ def decode(data: bytes) -> Record:
         raise MalformedEvent("record", str(error)) from None
 
 
-def readable(data: bytes) -> Record | None:
+def readable(data: bytes | memoryview) -> Record | None:
     """Returns a bucket's value as a record, or None if it is none, and so to be written anew."""
     try:
         return decode(data)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pmoves_mesh.core import projection, records
 from pmoves_mesh.core.change import Change
+from pmoves_mesh.core.continuity import Reach
 from pmoves_mesh.core.envelope import VerifiedEvent
 from pmoves_mesh.core.event import NodeAnnounced, Noted, Removed
 from pmoves_mesh.core.model import InstanceKey, Stamp
@@ -194,8 +195,13 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
     Raises:
         LogUnavailable: if the log cannot be reached.
     """
-    if not every and await _is_settled(log, bucket):
-        return 0
+    if not every:
+        reach = Reach()
+        async for entry in bucket.load():
+            if (record := records.readable(entry.value)) is not None:
+                reach.note(record)
+        if await continues(log, reach):
+            return 0
     held = [
         (entry, record)
         async for entry in bucket.load()
@@ -216,22 +222,22 @@ async def settle(log: EventLog, bucket: Bucket, *, every: bool = False) -> int:
     return settled
 
 
-async def _is_settled(log: EventLog, bucket: Bucket) -> bool:
-    """Returns whether the latest of what the bucket holds stands in the stream, or was in it earlier."""
-    last, told = 0, set[bytes]()
-    async for entry in bucket.load():
-        record = records.readable(entry.value)
-        for one in () if record is None else parts_of(record):
-            if one.position > last:
-                last, told = one.position, set()
-            if one.position == last:
-                told.add(bytes(one.event))
-    # Read after the bucket, so that whatever is in the bucket and in this stream is within.
-    bounds = await log.bounds()
+async def continues(log: EventLog, reach: Reach) -> bool:
+    """Returns whether the latest of what the bucket holds stands in the stream, or was in it earlier.
+
+    Args:
+        log: the stream as it is now.
+        reach: of all that the bucket holds.
+
+    Raises:
+        LogUnavailable: if the log cannot be reached.
+    """
+    # Asked after the bucket was read, so that whatever is in the bucket and in this stream is within.
+    bounds, last = await log.bounds(), reach.position
     if last > bounds.last:
         return False
     standing = await _standing(log, {last} if last >= bounds.first else ())
-    return last < bounds.first or all((last, payload) in standing for payload in told)
+    return last < bounds.first or all((last, payload) in standing for payload in reach.payloads)
 
 
 def parts_of(record: Record) -> Iterable[Record]:

@@ -14,7 +14,9 @@ from http_support import PinnedClock
 
 from pmoves_mesh.agent.follower import Follower, Upstream
 from pmoves_mesh.core import envelope, records
+from pmoves_mesh.core.event import Event
 from pmoves_mesh.log.memory import MemoryBroker, MemoryBucket, MemoryClient, MemoryLog, MemoryWorkQueue
+from pmoves_mesh.ports import BucketEntry
 from pmoves_mesh.replica import Replica
 from pmoves_mesh.verifier import Verifier
 
@@ -29,6 +31,17 @@ class Shown:
     certificate_der: bytes
 
 
+class CountedBucket(MemoryBucket):
+    """A bucket that knows how often all of it was read."""
+
+    read = 0
+
+    async def load(self, pattern: str = ">") -> AsyncIterator[BucketEntry]:
+        self.read += pattern == ">"
+        async for entry in super().load(pattern):
+            yield entry
+
+
 class Joining:
     """A follower on a broker of its own."""
 
@@ -40,7 +53,7 @@ class Joining:
         self.broker = MemoryBroker(self.clock)
         client = MemoryClient(self.broker, random.Random(1))
         log, identities = MemoryLog(client), MemoryBucket(client, "identities")
-        self.bucket = registry = MemoryBucket(client, "registry")
+        self.bucket = registry = CountedBucket(client, "registry")
         verifier = Verifier(self.authority.trust, identities, self.clock)
         self.replica = Replica(verifier, log, registry, self.clock)
         upstream = Upstream(
@@ -57,12 +70,16 @@ class Joining:
     def publish(self, revision: int) -> int:
         return self.broker.publish(envelope.seal(registered(revision), self.alpha), None)
 
-    async def keep(self, revision: int) -> None:
-        """Publishes an event that the bucket holds as well."""
-        event = registered(revision)
+    async def keep(self, event: Event, position: int) -> None:
+        """Has the bucket hold an event, as of a position."""
         sealed = envelope.seal(event, self.alpha)
-        record = records.record_of(sealed, event, position=self.broker.publish(sealed, None), time_ms=1)
-        await self.bucket.put(records.key_of(event), records.encode(record), expected=0)
+        record = records.record_of(sealed, event, position=position, time_ms=self.clock.now_ms())
+        await self.bucket.put(records.key_of(event), records.encode(record))
+
+    def position(self) -> int:
+        """Returns where the replica takes the one instance's record to stand."""
+        (entry,) = self.replica.registry.entries()
+        return entry.position
 
     def lose(self, position: int) -> None:
         """Has the stream's limits take an event."""

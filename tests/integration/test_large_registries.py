@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from following import DEADLINE_S, Joining
 
-from pmoves_mesh.agent import follower, saver
+from pmoves_mesh.agent import saver
 from pmoves_mesh.agent.saver import Saver
 from pmoves_mesh.store.store import Store
 
@@ -17,8 +17,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times = 0
-        for module in (follower, saver):
-            monkeypatch.setattr(module, "give_back", self)
+        monkeypatch.setattr(saver, "give_back", self)
 
     def __call__(self) -> None:
         self.times += 1
@@ -27,16 +26,6 @@ class Counted:
 @pytest.fixture
 def given_back(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return Counted(monkeypatch)
-
-
-async def test_after_a_boot_from_a_large_bucket_memory_is_given_back(
-    given_back: Counted, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(follower, "_MANY_KEYS", 1)
-    mesh = Joining()
-    await mesh.keep(1)
-    async with mesh.following():
-        assert given_back.times == 1
 
 
 async def test_a_large_snapshot_is_tidied_up_after_once_and_every_later_one_by_the_c_library(
@@ -61,7 +50,7 @@ async def test_a_small_registry_takes_nothing_that_would_have_to_be_given_back(
     given_back: Counted, tmp_path: Path
 ):
     mesh = Joining()
-    await mesh.keep(1)
+    mesh.publish(1)
     async with Store.opened(tmp_path) as store, mesh.following() as replica:
         await Saver("mesh", replica, store, mesh.clock).save()
     assert given_back.times == 0

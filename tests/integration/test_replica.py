@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from builders import MESH, Authority, announced, evicted, instance, line, registered
+from builders import MESH, Authority, announced, evicted, instance, line, registered, revoked
 from http_support import PinnedClock, Served, served
 
 from pmoves_mesh.agent.announcer import Announcer
@@ -80,15 +80,15 @@ async def test_a_boot_from_the_bucket_leaves_what_was_followed_before_behind():
     assert len(node.replica.registry) == 1
     await node.materialise(registered(1, instance("whisper")), position=40)
     version = node.replica.registry.version
-    assert await node.replica.restore_from_bucket(50) == 1
+    assert (await node.replica.restore_from_bucket(50)).keys == 1
     assert [entry.record.name for entry in node.replica.registry.entries()] == ["whisper"]
     assert node.replica.position == 50
     assert node.replica.registry.version > version
 
 
 async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pmoves_mesh.replica._PROVED_AT_ONCE", 8)
-    monkeypatch.setattr("pmoves_mesh.verifier._SHARED_MIN", 8)
+    monkeypatch.setattr("pmoves_mesh.reading._PIECE_BYTES", 8192)
+    monkeypatch.setattr("pmoves_mesh.reading._SHARED_MIN", 8)
     node = Node()
     for number in range(1, 21):
         await node.materialise(registered(number, instance(f"service-{number}")), position=number)
@@ -97,10 +97,37 @@ async def test_of_a_large_bucket_each_record_is_verified_as_of_a_small_one(monke
         entry = await node.bucket.get(key)
         assert entry is not None
         await node.bucket.put(key, entry.value.replace(b'"port":', b'"port":1', 1))
-    assert await node.replica.restore_from_bucket(20) == 20
+    assert (await node.replica.restore_from_bucket(20)).keys == 20
     held = {entry.record.name for entry in node.replica.registry.entries()}
     assert held == {f"service-{number}" for number in range(1, 21)} - {"service-3", "service-19"}
     assert node.replica.verifier.rejected == {"bad_signature": 2}
+
+
+async def test_readers_are_told_once_of_all_instances_that_a_boot_brings_and_of_each_node_besides():
+    node, told, replaced = Node(), list[str](), list[int]()
+    for number in range(1, 101):
+        await node.materialise(registered(number, instance(f"service-{number}")), position=number)
+    await node.materialise(announced(101), position=101)
+    with node.replica.subscribed(
+        lambda applied: told.append(applied.verified.event.type),
+        lambda: replaced.append(len(node.replica.registry)),
+    ):
+        await node.replica.restore_from_bucket(101)
+    assert told == ["mesh.node.announce.v1"]
+    assert replaced == [100]
+
+
+async def test_what_revoked_certificates_signed_is_refused_wherever_the_bucket_has_it():
+    node = Node()
+    for number in range(1, 101):
+        await node.materialise(registered(number, instance(f"service-{number}")), position=number)
+    decree = revoked(node.alpha.fingerprint)
+    sealed = envelope.seal(decree, node.authority.identity("root", "operator"))
+    record = records.record_of(sealed, decree, position=50, time_ms=node.clock.now_ms())
+    await node.bucket.put(records.key_of(decree), records.encode(record))
+    await node.replica.restore_from_bucket(100)
+    assert len(node.replica.registry) == 50
+    assert node.replica.verifier.rejected == {"revoked": 50}
 
 
 @pytest.fixture
@@ -113,8 +140,10 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Served]:
 def full(mesh: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lets the store take nothing for a while."""
 
-    async def refuse(_commit: object) -> tuple[int, ...]:
-        raise CapacityError("events in the outbox", 0)
+    def refuse(_commit: object) -> asyncio.Future[tuple[int, ...]]:
+        refused: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        refused.set_exception(CapacityError("events in the outbox", 0))
+        return refused
 
     with monkeypatch.context() as patch:
         patch.setattr(mesh.store, "commit", refuse)
@@ -163,7 +192,7 @@ def slow_disk(mesh: Served, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         await disk.wait()
         return await commit(one)
 
-    monkeypatch.setattr(mesh.store, "commit", commit_later)
+    monkeypatch.setattr(mesh.store, "commit", lambda one: asyncio.ensure_future(commit_later(one)))
     return disk
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import pytest
 from builders import MESH, NOW_MS, Story, evicted, instance, registered, revoked, rotated
 
-from pmoves_mesh.core import continuity, envelope, records
-from pmoves_mesh.core.continuity import before_hole, begin_after, check_known
+from pmoves_mesh.core import envelope, records
+from pmoves_mesh.core.continuity import Reach, before_hole, begin_after, check_known
 from pmoves_mesh.core.event import Event
 from pmoves_mesh.core.records import Record
 from pmoves_mesh.core.registry import Anchor
@@ -70,10 +72,26 @@ def record_of(story: Story, event: Event, position: int) -> Record:
     return records.record_of(sealed, event, position=position, time_ms=1)
 
 
+def reach(held: Iterable[Record], floor: int = 0) -> Reach:
+    noted = Reach(floor)
+    for record in held:
+        noted.note(record)
+    return noted
+
+
 def test_the_latest_record_up_to_the_floor_is_the_anchor_and_none_of_before_the_stream(story: Story):
     held = [record_of(story, registered(n), n) for n in (2, 5, 9)]
-    assert continuity.anchor_of(held, 8, MESH) == Anchor(5, envelope.digest(held[1].sealed, MESH))
-    assert continuity.anchor_of(map(records.of_before, held), 8, MESH) == Anchor()
+    assert reach(held, 8).anchor(MESH) == Anchor(5, envelope.digest(held[1].sealed, MESH))
+    assert reach(reversed(held), 8).anchor(MESH) == Anchor(5, envelope.digest(held[1].sealed, MESH))
+    assert reach(map(records.of_before, held), 8).anchor(MESH) == Anchor()
+
+
+def test_how_far_records_reach_is_told_by_the_furthest_and_by_all_that_say_they_stand_there(story: Story):
+    two, five, other = (record_of(story, registered(n), position) for n, position in ((2, 2), (5, 5), (6, 5)))
+    ending = msgspec.structs.replace(two, ended=other)
+    assert reach([five, ending]).position == 5
+    assert reach([five, ending]).payloads == {bytes(five.event), bytes(other.event)}
+    assert (reach([]).position, reach([]).payloads, reach([two, five]).keys) == (0, set(), 2)
 
 
 # What was decreed before this stream
