@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from pmoves_mesh.core import snapshot
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import MalformedEvent, StoreError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
@@ -44,7 +45,7 @@ class Saver:
             _log.warning("snapshot not used", detail=str(error))
             return
         self._replica.restore(registry, stored.stream_id)
-        self._saved, self._saved_ms = (registry.position, registry.version), registry.current_ms
+        self._saved, self._saved_ms = _moved_to(registry), registry.current_ms
 
     async def run(self) -> None:
         """Saves for ever, after changes, and seldom enough to cost next to nothing."""
@@ -69,7 +70,7 @@ class Saver:
             StoreError: if it cannot be written.
         """
         registry, replica = self._replica.registry, self._replica
-        now = (registry.position, registry.version)
+        now = _moved_to(registry)
         if replica.is_current:
             registry.current_ms = self._clock.now_ms()
         held_ms = registry.current_ms - self._saved_ms
@@ -78,3 +79,8 @@ class Saver:
         blob = snapshot.dump(registry, self._mesh)
         await self._store.save_snapshot(registry.position, replica.stream_id, blob)
         self._saved, self._saved_ms = now, registry.current_ms
+
+
+def _moved_to(registry: Registry) -> tuple[int, int]:
+    """Returns what differs once there is something to save; a repetition only moves the position."""
+    return registry.anchor.position, registry.version
