@@ -173,7 +173,7 @@ async def _changes(folder: Path) -> list[str]:
                     "capabilities": ["rag", "search", "gpu"],
                     "metadata": {"version": "1.2.3", "zone": "rack-7"},
                 }
-                await post_service(crowd.ports[0], msgspec.json.encode(body))
+                post_service(crowd.ports[0], msgspec.json.encode(body))
             elapsed = time.perf_counter() - began
             await asyncio.sleep(2)
             after, then = await _stored(connection, EVENTS), server.carried()
