@@ -29,7 +29,6 @@ from benchmarks.processes import (
     READY_S,
     ROOT,
     end,
-    free_port,
     processor_s,
     resident_bytes,
     seconds_until,
@@ -164,7 +163,7 @@ def settings(url: str, name: str, tls_dir: str) -> dict[str, str]:
     return {
         "NATS_URL": url,
         "MESH_HOSTNAME": name,
-        "SERVICE_REGISTRY_PORT": str(free_port()),
+        "SERVICE_REGISTRY_PORT": "0",
         "PMOVES_DATA_DIR": name,
         "PMOVES_TLS_DIR": tls_dir,
         "PMOVES_DNS_PORT": "0",
