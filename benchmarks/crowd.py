@@ -122,8 +122,12 @@ class Crowd:
             ports += msgspec.json.decode(line, type=list[int])
         self.ports += ports
         within_s = READY_S + _READY_EACH_S * len(self.ports)
-        for port in ports:
-            seconds_until(partial(_is_ready, port), within_s)
+        try:
+            for port in ports:
+                seconds_until(partial(_is_ready, port), within_s)
+        except RuntimeError:
+            why = "they need the cores for themselves"
+            raise RuntimeError(f"of {len(self.ports)} agents some are not ready: {why}") from None
 
 
 def _is_ready(port: int) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_S = 30.0
+READY_S = 60.0
 _END_S = 5.0
 _PORTS = (10_000, 32_000)
 _POLL_S = 0.005
