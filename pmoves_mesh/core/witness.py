@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 from pmoves_mesh.core.model import Stamp
@@ -37,16 +38,18 @@ _RETURN_S: Final = 1.0
 _WEIGHT_BYTES: Final = 8
 
 
-def rank(own: str, about: str, names: Iterable[str]) -> int:
+def rank(own: str, about: str, names: Iterable[str], most: int | None = None) -> int:
     """Returns how many witnesses come before `own` in the order of those who judge `about`.
 
     Args:
         own: the witness that asks.
         about: whom they judge; never a witness of itself.
         names: the witnesses, in any order; `own` need not be among them.
+        most: no more than so many are counted, which takes a few names of a large mesh and not all.
     """
     mine = _weight(about, own)
-    return sum(_weight(about, name) > mine for name in names if name not in {own, about})
+    before = (name for name in names if name not in {own, about} and _weight(about, name) > mine)
+    return sum(1 for _ in islice(before, most))
 
 
 def _weight(about: str, name: str) -> bytes:

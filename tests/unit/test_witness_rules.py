@@ -85,6 +85,13 @@ def test_more_than_half_of_the_mesh_and_three_nodes_at_least_are_a_storm(
     assert is_storm(silent, together) is storm
 
 
+@given(own=labels, about=labels, names=st.lists(labels, max_size=30), most=st.integers(0, 5))
+def test_who_counts_no_further_than_it_matters_finds_the_same(
+    own: str, about: str, names: list[str], most: int
+):
+    assert rank(own, about, names, most) == min(most, rank(own, about, names))
+
+
 # How long a silence may be
 
 
