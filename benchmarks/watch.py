@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import select
-import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -17,13 +15,13 @@ from benchmarks.agents import Agent, mesh
 from benchmarks.filled import Stand
 from benchmarks.measure import Figure, Target, figure, percentile
 from benchmarks.processes import processor_s
+from benchmarks.watchers import Watchers
 
 TITLE = "watch"
 LAST = Target(at_most=50)
 SERVICES = 20
 
 _PAUSE_S = 0.1
-_REQUEST = b"GET /api/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def run(stand: Stand) -> Iterator[Figure]:
@@ -33,13 +31,12 @@ def run(stand: Stand) -> Iterator[Figure]:
         for number in range(SERVICES):
             agent.register(f"service-{number}", id="1", capabilities=["gpu"])
         # The first ones pay for what is loaded once, and are no part of what each costs.
-        _Watchers(stack, agent.port, 10).take_snapshots()
+        Watchers(stack, [agent.port] * 10)
         before, began = _memory(agent.pid), time.perf_counter()
-        crowd = _Watchers(stack, agent.port, watchers)
-        crowd.take_snapshots()
+        crowd = Watchers(stack, [agent.port] * watchers)
         begun_s, cost = time.perf_counter() - began, _memory(agent.pid) - before
         used_s = processor_s(agent.pid)
-        told = [crowd.told_after(agent, number) for number in range(changes)]
+        told = [_told_after(crowd, agent, number) for number in range(changes)]
         used_s = processor_s(agent.pid) - used_s
     first, middle, last = ([1000 * one for one in column] for column in zip(*told, strict=True))
     among = f"of {watchers:,} watchers, from the request"
@@ -51,52 +48,18 @@ def run(stand: Stand) -> Iterator[Figure]:
     yield figure("all are shown what there is within", "s", [begun_s])
 
 
-class _Watchers:
-    """Many connections, read by one loop."""
-
-    def __init__(self, stack: ExitStack, port: int, count: int) -> None:
-        self._poll = stack.enter_context(select.epoll())
-        self._sockets: dict[int, socket.socket] = {}
-        for _ in range(count):
-            made = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            made.sendall(_REQUEST)
-            made.setblocking(False)
-            self._sockets[made.fileno()] = made
-            self._poll.register(made, select.EPOLLIN)
-
-    def take_snapshots(self) -> None:
-        """Waits until every one has been shown what matches."""
-        self._read(b"event: snapshot", b"]}\n\n")
-
-    def told_after(self, agent: Agent, number: int) -> tuple[float, float, float]:
-        """Changes a service; returns after how many seconds the first, the middle and the last were told."""
-        time.sleep(_PAUSE_S)
-        body = _body("service-0", 9001 + number)
-        connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=10)
-        connection.connect()
-        began = time.perf_counter()
-        connection.request("POST", "/api/services", body)
-        times = self._read(b"event: changed", b"\n\n")
-        assert connection.getresponse().status == 200
-        connection.close()
-        return times[0] - began, statistics.median(times) - began, times[-1] - began
-
-    def _read(self, *marks: bytes) -> list[float]:
-        """Reads until each connection has brought all the marks; returns when each had."""
-        waiting = dict.fromkeys(self._sockets, b"")
-        times = []
-        while waiting:
-            ready = self._poll.poll(10.0)
-            assert ready, f"{len(waiting)} watchers were not told"
-            for number, _ in ready:
-                got = self._sockets[number].recv(65536)
-                assert got, "a watcher was sent away"
-                if number in waiting:
-                    waiting[number] += got
-                    if all(mark in waiting[number] for mark in marks):
-                        del waiting[number]
-                        times.append(time.perf_counter())
-        return times
+def _told_after(watchers: Watchers, agent: Agent, number: int) -> tuple[float, float, float]:
+    """Changes a service; returns after how many seconds the first, the middle and the last were told."""
+    time.sleep(_PAUSE_S)
+    body = _body("service-0", 9001 + number)
+    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=10)
+    connection.connect()
+    began = time.perf_counter()
+    connection.request("POST", "/api/services", body)
+    times = watchers.read(b"event: changed", b"\n\n")
+    assert connection.getresponse().status == 200
+    connection.close()
+    return times[0] - began, statistics.median(times) - began, times[-1] - began
 
 
 def _body(service: str, port: int) -> bytes:

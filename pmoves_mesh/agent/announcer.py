@@ -26,7 +26,7 @@ from pmoves_mesh.core.model import NEVER, InstanceKey, ManifestEntry, Stamp
 from pmoves_mesh.core.names import CAPABILITIES_MAX
 from pmoves_mesh.core.query import iso
 from pmoves_mesh.core.resources import Resources, capabilities_of, described
-from pmoves_mesh.core.witness import announce_interval_s
+from pmoves_mesh.core.witness import announce_interval_s, first_share, repeat_interval_s
 from pmoves_mesh.errors import CapacityError, LogError, StoreError
 from pmoves_mesh.ports import Clock, EventLog
 from pmoves_mesh.replica import Replica
@@ -70,6 +70,8 @@ class Announcer:
         self._clock = clock
         self._latest: NodeAnnounced | None = None
         self._said: asyncio.Future[int] | None = None
+        self._said_s = 0.0
+        self._share = 1.0
         self._repeats = 0
         self._contradicted = asyncio.Event()
         self.addresses: dict[str, str] = {}
@@ -83,6 +85,7 @@ class Announcer:
             return (self._latest,)
 
         self._said = await self._author.state(build)
+        self._said_s, self._share = self._clock.monotonic_s(), first_share(self._author.node)
         return self._said
 
     def restate(self) -> None:
@@ -101,7 +104,7 @@ class Announcer:
         await self._spared(self._mend())
         with self._replica.subscribed(self._notice, self._heed):
             while True:
-                await self._wait(self._interval_s())
+                await self._wait(self._pause_s())
                 await self._spared(self._take_turn())
 
     async def _mend(self) -> None:
@@ -114,7 +117,7 @@ class Announcer:
             await self._reconcile()
         if self._registrations.changed.is_set() or self._is_contradicted():
             await self.announce()
-        else:
+        elif self._repeats_in_s() <= 0:
             await self._repeat()
 
     async def _spared(self, turn: Awaitable[object]) -> None:
@@ -157,9 +160,20 @@ class Announcer:
         finally:
             self._contradicted.clear()
 
-    def _interval_s(self) -> float:
-        """Returns the pause between announcements: it grows with the mesh, so that their sum hardly does."""
-        return announce_interval_s(self._config.announce_s, len(self._replica.registry.nodes))
+    def _pause_s(self) -> float:
+        """Returns how long to wait: for the next repetition, or until what may have changed is announced."""
+        repeats_in_s = self._repeats_in_s()
+        interval_s = announce_interval_s(self._config.announce_s, len(self._replica.registry.nodes))
+        # What is due and cannot be said now, since there is no log, is tried again in the next turn.
+        return min(interval_s, repeats_in_s) if repeats_in_s > 0 else interval_s
+
+    def _repeats_in_s(self) -> float:
+        return self._said_s + self._share * self._repeat_interval_s() - self._clock.monotonic_s()
+
+    def _repeat_interval_s(self) -> float:
+        """Returns the pause between repetitions; only who lives makes any."""
+        living = sum(node.status == "alive" for node in self._replica.registry.nodes.values())
+        return repeat_interval_s(self._config.announce_s, living)
 
     async def _reconcile(self) -> None:
         """States again what the stream no longer knows of this node, under a later incarnation if need be."""
@@ -211,7 +225,8 @@ class Announcer:
         message_id = f"{again.type}.{again.node}.{stamp.incarnation}.{stamp.revision}.{self._repeats}"
         sealed = envelope.seal(again, self._author.identity, message_id=message_id)
         try:
-            await self._log.publish(sealed, ttl_s=max(1, math.ceil(2 * self._interval_s())))
+            await self._log.publish(sealed, ttl_s=max(1, math.ceil(2 * self._repeat_interval_s())))
+            self._said_s, self._share = self._clock.monotonic_s(), 1.0
         except LogError as error:
             _log.debug("announcement not repeated", detail=str(error))
 

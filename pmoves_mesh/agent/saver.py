@@ -9,6 +9,7 @@ import structlog
 
 from pmoves_mesh.agent.heap import give_back
 from pmoves_mesh.core import snapshot
+from pmoves_mesh.core.registry import Registry
 from pmoves_mesh.errors import MalformedEvent, StoreError
 from pmoves_mesh.ports import Clock
 from pmoves_mesh.replica import Replica
@@ -48,7 +49,7 @@ class Saver:
             _log.warning("snapshot not used", detail=str(error))
             return
         self._replica.restore(registry, stored.stream_id)
-        self._saved, self._saved_ms = (registry.position, registry.version), registry.current_ms
+        self._saved, self._saved_ms = _moved_to(registry), registry.current_ms
         size = len(stored.blob)
         del stored
         await self._tidy(size)
@@ -76,7 +77,7 @@ class Saver:
             StoreError: if it cannot be written.
         """
         registry, replica = self._replica.registry, self._replica
-        now = (registry.position, registry.version)
+        now = _moved_to(registry)
         if replica.is_current:
             registry.current_ms = self._clock.now_ms()
         held_ms = registry.current_ms - self._saved_ms
@@ -92,3 +93,8 @@ class Saver:
         if size >= _LARGE_BYTES and not self._was_large:
             self._was_large = True
             await asyncio.to_thread(give_back)
+
+
+def _moved_to(registry: Registry) -> tuple[int, int]:
+    """Returns what differs once there is something to save; a repetition only moves the position."""
+    return registry.anchor.position, registry.version

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 from pmoves_mesh.core.model import Stamp
@@ -31,21 +32,24 @@ MISSED_MAX: Final = 3
 
 STORM_MIN: Final = 3
 
+_REPEATED_MAX: Final = 15
 _REFRESHES_PER_TTL: Final = 3
 _RETURN_S: Final = 1.0
 _WEIGHT_BYTES: Final = 8
 
 
-def rank(own: str, about: str, names: Iterable[str]) -> int:
+def rank(own: str, about: str, names: Iterable[str], most: int | None = None) -> int:
     """Returns how many witnesses come before `own` in the order of those who judge `about`.
 
     Args:
         own: the witness that asks.
         about: whom they judge; never a witness of itself.
         names: the witnesses, in any order; `own` need not be among them.
+        most: no more than so many are counted, which takes a few names of a large mesh and not all.
     """
     mine = _weight(about, own)
-    return sum(_weight(about, name) > mine for name in names if name not in {own, about})
+    before = (name for name in names if name not in {own, about} and _weight(about, name) > mine)
+    return sum(1 for _ in islice(before, most))
 
 
 def _weight(about: str, name: str) -> bytes:
@@ -88,13 +92,34 @@ def absence_max_s(ttl_s: float) -> float:
 
 
 def announce_interval_s(announce_s: float, nodes: int) -> float:
-    """Returns the pause between a node's announcements, which grows with the mesh: their sum hardly does.
+    """Returns after how many seconds at most a node announces what changed; it grows a little with the mesh.
 
     Args:
         announce_s: the pause in a mesh of up to two nodes.
         nodes: how many nodes the mesh has.
     """
     return announce_s * max(1.0, math.log2(max(1, nodes)))
+
+
+def repeat_interval_s(announce_s: float, nodes: int) -> float:
+    """Returns the pause between a node's repetitions of an announcement that still holds.
+
+    Every node verifies every other's. So from some hundred nodes on the pause grows as the mesh does,
+    and all nodes together repeat no more than 15 in each `announce_s`.
+
+    Args:
+        announce_s: the pause in a mesh of up to two nodes.
+        nodes: how many nodes the mesh has.
+    """
+    return max(announce_interval_s(announce_s, nodes), announce_s * nodes / _REPEATED_MAX)
+
+
+def first_share(node: str) -> float:
+    """Returns after which part of that pause, from 0 to 1, a node first repeats what it announced.
+
+    So nodes that announced themselves together, as after a restart of all, do not repeat it together.
+    """
+    return int.from_bytes(_weight("repetition", node)) / 256**_WEIGHT_BYTES
 
 
 def silence_max_s(announce_s: float, nodes: int) -> float:

@@ -24,6 +24,7 @@ from pmoves_mesh.ports import LogMessage
 
 _HEARTBEAT_S: Final = 1.0
 _SILENCE_MAX_S: Final = 3.0
+_STOOD_STILL_S: Final = 0.1
 _INACTIVE_S: Final = 5.0
 _NANO: Final = 10**9
 _SHORT_FORM: Final = 9
@@ -103,6 +104,9 @@ class PushConsumer:
         while True:
             before = self.pending
             messages = await self._inbox.take(count_max, _SILENCE_MAX_S)
+            if not messages:
+                # Where it was this process that stood still, what the server sent has yet to be read.
+                messages = await self._inbox.take(count_max, _STOOD_STILL_S)
             if not messages:
                 raise LogUnavailable(f"the server sent nothing for {_SILENCE_MAX_S:g} s")
             taken = []

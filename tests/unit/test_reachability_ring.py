@@ -40,3 +40,12 @@ def test_a_node_on_the_same_host_tries_only_where_there_is_no_other():
 
 def test_a_node_that_is_alone_is_tried_by_nobody():
     assert Ring({"alpha": "10.0.0.1"}).tried_by("alpha") == ()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 40])
+@pytest.mark.parametrize("hosts_count", [1, 2, 7, 40])
+def test_a_node_tries_those_whom_it_is_said_to_try(count: int, hosts_count: int):
+    ring = Ring({f"node-{number}": f"10.0.0.{number % hosts_count}" for number in range(count)})
+    for node in ring.hosts:
+        assert set(ring.tries(node)) == {other for other in ring.hosts if node in ring.tried_by(other)}
+    assert ring.tries("a stranger") == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,10 @@ from pmoves_mesh.core.witness import (
     absence_max_s,
     announce_interval_s,
     answering_s,
+    first_share,
     is_storm,
     rank,
+    repeat_interval_s,
     silence_max_s,
 )
 
@@ -81,6 +85,13 @@ def test_more_than_half_of_the_mesh_and_three_nodes_at_least_are_a_storm(
     assert is_storm(silent, together) is storm
 
 
+@given(own=labels, about=labels, names=st.lists(labels, max_size=30), most=st.integers(0, 5))
+def test_who_counts_no_further_than_it_matters_finds_the_same(
+    own: str, about: str, names: list[str], most: int
+):
+    assert rank(own, about, names, most) == min(most, rank(own, about, names))
+
+
 # How long a silence may be
 
 
@@ -102,6 +113,26 @@ def test_after_a_restart_of_the_server_everybody_has_a_whole_lease_to_write_its_
 def test_announcements_become_rarer_as_the_mesh_grows(nodes: int, interval_s: float):
     assert announce_interval_s(15.0, nodes) == interval_s
     assert silence_max_s(15.0, nodes) == 3 * interval_s
+
+
+@given(nodes=st.integers(0, 1_000_000), announce_s=st.floats(1, 3600))
+def test_all_nodes_together_repeat_no_more_than_fifteen_announcements_in_each_pause(
+    nodes: int, announce_s: float
+):
+    together = nodes * announce_s / repeat_interval_s(announce_s, nodes)
+    assert together <= 15 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "interval_s"), [(1, 15.0), (10, 49.8), (100, 100.0), (500, 500.0), (10_000, 10_000.0)]
+)
+def test_repetitions_become_rarer_still_in_a_large_mesh(nodes: int, interval_s: float):
+    assert repeat_interval_s(15.0, nodes) == pytest.approx(interval_s, abs=0.1)
+
+
+def test_those_who_announced_themselves_together_repeat_it_one_after_another():
+    shares = sorted(first_share(f"node-{number}") for number in range(500))
+    assert max(later - earlier for earlier, later in pairwise([0.0, *shares, 1.0])) < 0.03
 
 
 # Spells

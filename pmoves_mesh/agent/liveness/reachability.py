@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final
@@ -47,12 +47,12 @@ Knock = Callable[[NodeEntry], Awaitable[str]]
 class Ring:
     """The order in which nodes stand, by a hash of their names, so that all agents see nearly the same.
 
-    Args:
+    Attributes:
         hosts: the announced address of each node that lives, by its name.
     """
 
     def __init__(self, hosts: Mapping[str, str]) -> None:
-        self._hosts = hosts
+        self.hosts: Final = hosts
         self._names = sorted(hosts, key=lambda name: blake2b(name.encode(), digest_size=8).digest())
         self._places = {name: place for place, name in enumerate(self._names)}
 
@@ -65,8 +65,17 @@ class Ring:
         steps = range(1, min(count, _LOOKED_THROUGH_MAX + 1))
         following = [self._names[(place + step) % count] for step in steps]
         # A node on the same host would reach it there, whatever the others do.
-        following.sort(key=lambda name: self._hosts[name] == self._hosts[node])
+        following.sort(key=lambda name: self.hosts[name] == self.hosts[node])
         return tuple(following[:_TRIED_BY])
+
+    def tries(self, node: str) -> tuple[str, ...]:
+        """Returns whom one tries to reach: of those shortly before it on the ring, whoever is tried by it."""
+        place = self._places.get(node)
+        if place is None:
+            return ()
+        count = len(self._names)
+        preceding = [self._names[place - step] for step in range(1, min(count, _LOOKED_THROUGH_MAX + 1))]
+        return tuple(name for name in preceding if node in self.tried_by(name))
 
 
 class Reachability:
@@ -86,12 +95,15 @@ class Reachability:
         self._knock = knock
         self._clock = clock
         self._failed: set[str] = set()
+        self._ring: Ring = Ring({})
+        self._ring_version = -1
 
     def warnings(self) -> list[str]:
         """Returns a line for a person, if others do not reach this node."""
+        own = self._drawn().hosts.get(self._node, "")
         return [
             (
-                f"node {name} does not reach this node at {self._hosts().get(self._node, '')} ({problem}): "
+                f"node {name} does not reach this node at {own} ({problem}): "
                 "open the way, or let this node announce another address (PMOVES_ADVERTISE_HOST)"
             )
             for name, problem in sorted(self.told.items())
@@ -115,10 +127,12 @@ class Reachability:
 
     async def look(self) -> None:
         """Tries each node whose turn it is; that one is not reached is believed when it is so twice."""
-        hosts = self._hosts()
+        ring = self._drawn()
+        hosts = ring.hosts
         alone = is_loopback(hosts.get(self._node, ""))
         # Of nodes that are all on loopback nothing need be found out: they are on one machine.
-        names = [name for name in self._turns(hosts) if not (alone and is_loopback(hosts[name]))][:LOOKS_MAX]
+        tried = ring.tries(self._node)
+        names = [name for name in tried if not (alone and is_loopback(hosts[name]))][:LOOKS_MAX]
         nodes = [self._replica.registry.nodes[name] for name in names]
         problems = await asyncio.gather(*map(self._knock, nodes))
         found: dict[str, Look] = {}
@@ -134,11 +148,11 @@ class Reachability:
         Raises:
             LogError: if the leases cannot be read.
         """
-        hosts = self._hosts()
+        ring = self._drawn()
         told: dict[str, str] = {}
-        for name in Ring(hosts).tried_by(self._node):
+        for name in ring.tried_by(self._node):
             look = await self._look_of(name)
-            if look is None or look.host != hosts[self._node]:
+            if look is None or look.host != ring.hosts[self._node]:
                 continue  # it has not tried yet, or another address
             told[name] = problem = look.problem
             if problem and problem != self.told.get(name):
@@ -147,17 +161,17 @@ class Reachability:
                 _log.info("another node reaches this one again", by=name, host=look.host)
         self.told = told
 
-    def _hosts(self) -> dict[str, str]:
-        """Returns the address that each node announces that lives and signs."""
-        return {
-            node.name: canonical(node.announced.host)
-            for node in self._replica.registry.nodes.values()
-            if node.status == "alive" and node.latest.incarnation > 0 and node.announced is not None
-        }
-
-    def _turns(self, hosts: Mapping[str, str]) -> Iterator[str]:
-        ring = Ring(hosts)
-        return (name for name in hosts if self._node in ring.tried_by(name))
+    def _drawn(self) -> Ring:
+        """Returns the ring of those who live and sign; it is drawn anew only where the registry has moved."""
+        registry = self._replica.registry
+        if registry.version != self._ring_version:
+            hosts = {
+                node.name: canonical(node.announced.host)
+                for node in registry.nodes.values()
+                if node.status == "alive" and node.latest.incarnation > 0 and node.announced is not None
+            }
+            self._ring, self._ring_version = Ring(hosts), registry.version
+        return self._ring
 
     async def _look_of(self, name: str) -> Look | None:
         entry = await self._leases.get(name)

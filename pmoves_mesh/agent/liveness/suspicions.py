@@ -105,7 +105,8 @@ class Suspicions:
 
     async def _outlive(self, ending: Ending) -> None:
         witness, node = self._witness, ending.node
-        if node not in witness.signing() or (rank := witness.rank(node)) >= FOLLOWERS_MAX:
+        rank = witness.early_rank(node, FOLLOWERS_MAX)
+        if rank is None:
             return
         cut_off = partial(witness.is_cut_off, node, ending.connection)
         try:

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from pmoves_mesh.agent.liveness.witness import Suspicion, Witness
-from pmoves_mesh.core.model import InstanceKey
+from pmoves_mesh.core.model import InstanceKey, Stamp
 from pmoves_mesh.core.witness import TURN_S, Spells, absence_max_s, silence_max_s
 from pmoves_mesh.errors import LogError
 from pmoves_mesh.ports import Bucket, Clock
@@ -56,6 +56,9 @@ class Sweeper:
         self._absent = Spells()
         self._silent = Spells()
         self._lost = Spells()
+        self._seen_version = -1
+        self._seen_unsigned: dict[str, Stamp] = {}
+        self._seen_lost: dict[str, Stamp] = {}
         self._to_look_at: list[str] = []
         self._look_at_s = 0.0
 
@@ -81,6 +84,20 @@ class Sweeper:
         await self._sweep_leases()
         await self._sweep_unsigned()
         await self._sweep_lost()
+
+    def _see(self) -> None:
+        """Looks through all nodes for whom there are rules besides leases, if the registry has moved."""
+        registry = self._replica.registry
+        if registry.version == self._seen_version:
+            return
+        self._seen_version = registry.version
+        self._seen_unsigned, self._seen_lost = {}, {}
+        for name, node in registry.nodes.items():
+            status = node.status
+            if status == "lost" and node.entries:
+                self._seen_lost[name] = node.lost
+            elif status == "alive" and node.latest.incarnation == 0 and node.announced is not None:
+                self._seen_unsigned[name] = node.latest
 
     def _forget(self) -> None:
         """Gives everybody all the time once more: what was seen before an outage says nothing after it."""
@@ -126,11 +143,8 @@ class Sweeper:
 
         Who was only ever told of by others, as by a registry of older days, need not announce itself.
         """
-        unsigned = {
-            name: node.latest
-            for name, node in self._witness.alive().items()
-            if node.latest.incarnation == 0 and node.announced is not None
-        }
+        self._see()
+        unsigned = self._seen_unsigned
         self._silent.see(unsigned, self._clock.monotonic_s())
         due = self._due(self._silent, silence_max_s(self._announce_s, len(self._replica.registry.nodes)))
         gone, reason = self._witness.has_been_silent, "it announces itself no more"
@@ -142,9 +156,9 @@ class Sweeper:
 
     async def _sweep_lost(self) -> None:
         """Ends the instances of those who stayed lost for as long as each of them says."""
+        self._see()
         nodes = self._replica.registry.nodes
-        lost = {name: node.lost for name, node in nodes.items() if node.status == "lost" and node.entries}
-        self._lost.see(lost, self._clock.monotonic_s())
+        self._lost.see(self._seen_lost, self._clock.monotonic_s())
         due: list[InstanceKey] = []
         for name, lasted_s in self._lost.lasting(self._clock.monotonic_s()).items():
             node, turn_s = nodes[name], self._witness.rank(name) * TURN_S
