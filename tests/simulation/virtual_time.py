@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
 from contextvars import Context
 from typing import Any, Final, TypeVar
 
@@ -62,6 +63,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Wakes nobody: nothing comes from another thread."""
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Does at once what is for no thread in particular."""
+        if executor is not None:
+            return super().run_in_executor(executor, func, *args)
+        future: asyncio.Future[T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            future.set_exception(error)
+        return future
 
     def _run_once(self) -> None:
         timers, ready = self._timers, self._ready
