@@ -2,9 +2,9 @@
 
 All is read before anything is folded in, so that a log that goes away meanwhile changes nothing. It is
 kept as bytes, in few large pieces: each is let go before the next is decoded, and the system takes it back,
-while what is made of it grows. What operators decreed comes first, since it says what of the rest is
-believed. The rest comes as the bucket has it, which is nearly the order of the stream and need not be: the
-same events give the same registry in any order.
+while what is made of it grows. What stood in an earlier stream comes first, then what operators decreed,
+since it says what of the rest is believed. The rest comes as the bucket has it, which is nearly the order of
+the stream and need not be: the same events give the same registry in any order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
+
+import msgspec
+from msgspec import Struct
 
 from pmoves_mesh.core import envelope, records
 from pmoves_mesh.core.envelope import Proof
@@ -40,18 +43,53 @@ class Proved:
 
 
 class _Piece:
-    """Values of the bucket, one behind the other."""
+    """Values, one behind the other."""
 
     def __init__(self, values: Collection[bytes]) -> None:
         self._ends: Final = [0, *accumulate(map(len, values))]
         self._data: Final = b"".join(values)
 
     def records(self) -> Iterator[Record]:
-        """Yields those that are records; what is none is written anew by whoever keeps the bucket."""
+        """Yields those that are records."""
         view = memoryview(self._data)
         for begin, end in pairwise(self._ends):
             if (record := records.readable(view[begin:end])) is not None:
                 yield record
+
+
+class _Standing(Struct):
+    """Of a record, where its event stands."""
+
+    position: int = 0
+
+
+_standing: Final = msgspec.json.Decoder(_Standing).decode
+
+
+class _Pieces:
+    """Values, gathered into pieces as they come."""
+
+    def __init__(self) -> None:
+        self._pieces: Final = deque[_Piece]()
+        self._loose: Final[list[bytes]] = []
+        self._loose_bytes = 0
+
+    def add(self, value: bytes) -> None:
+        self._loose.append(value)
+        self._loose_bytes += len(value)
+        if self._loose_bytes >= _PIECE_BYTES:
+            self._gather()
+
+    def take(self) -> Iterator[list[Proved]]:
+        """Yields the records, some at a time, and lets go of them."""
+        self._gather()
+        while self._pieces:
+            yield [Proved(record, message_of(record)) for record in self._pieces.popleft().records()]
+
+    def _gather(self) -> None:
+        self._pieces.append(_Piece(self._loose))
+        self._loose.clear()
+        self._loose_bytes = 0
 
 
 class Holding:
@@ -63,27 +101,24 @@ class Holding:
 
     def __init__(self, decrees: Mapping[str, Record]) -> None:
         self.decrees: Final = sorted(decrees.values(), key=lambda record: record.position)
-        self._pieces: Final = deque[_Piece]()
-        self._loose: Final[list[bytes]] = []
-        self._loose_bytes = 0
+        self._before: Final = _Pieces()
+        self._since: Final = _Pieces()
 
     def add(self, value: bytes) -> None:
-        """Takes in a value."""
-        self._loose.append(value)
-        self._loose_bytes += len(value)
-        if self._loose_bytes >= _PIECE_BYTES:
-            self._gather()
+        """Takes in a value that is no decree."""
+        try:
+            position = _standing(value).position
+        except (msgspec.MsgspecError, RecursionError):
+            return  # it is written anew by whoever keeps the bucket
+        (self._since if position else self._before).add(value)
 
-    def pieces(self) -> Iterator[list[Proved]]:
-        """Yields the records that are no decrees, some at a time, and lets go of them."""
-        self._gather()
-        while self._pieces:
-            yield [Proved(record, message_of(record)) for record in self._pieces.popleft().records()]
+    def before(self) -> Iterator[list[Proved]]:
+        """Yields the records of what stood in an earlier stream, some at a time, and lets go of them."""
+        return self._before.take()
 
-    def _gather(self) -> None:
-        self._pieces.append(_Piece(self._loose))
-        self._loose.clear()
-        self._loose_bytes = 0
+    def since(self) -> Iterator[list[Proved]]:
+        """Yields the records of what stands in this one, some at a time, and lets go of them."""
+        return self._since.take()
 
 
 async def read(bucket: Bucket, carried: Mapping[str, bytes]) -> Holding:

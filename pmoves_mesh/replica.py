@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any, Final, Literal, TypeVar, get_args
 
@@ -251,12 +251,11 @@ class Replica:
         # What was followed before may hold what was removed since, so that is left behind.
         registry = Registry() if self.registry.position or carried is not None else self.registry
         reach = Reach(floor)
+        await self._fold_pieces(registry, holding.before(), reach)
         for record in holding.decrees:
             reach.note(record)
             await self._fold_record(registry, record)
-        for piece in holding.pieces():
-            await reading.prove(piece, self.verifier.trust)
-            await self._fold_proved(registry, piece, reach)
+        await self._fold_pieces(registry, holding.since(), reach)
         registry.position = floor
         registry.current_ms = self.registry.current_ms
         registry.anchor = reach.anchor(self.verifier.trust.mesh)
@@ -326,19 +325,21 @@ class Replica:
             except LogUnavailable:
                 await self._clock.sleep(_RETRY_S)
 
-    async def _fold_proved(self, registry: Registry, piece: list[Proved], reach: Reach) -> None:
-        for index, one in enumerate(piece):
-            reach.note(one.record)
-            try:
-                if one.proof is None or one.record.ended is not None:
-                    await self._fold_record(registry, one.record)
-                else:
-                    events = self.verifier.unseal_now(one.message, one.proof)
-                    self._fold_held(registry, events, one.message, told=False)
-            except RemoteProtocolError as error:
-                self.verifier.refuse(one.message, error)
-            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
-                await asyncio.sleep(0)
+    async def _fold_pieces(self, registry: Registry, pieces: Iterable[list[Proved]], reach: Reach) -> None:
+        for piece in pieces:
+            await reading.prove(piece, self.verifier.trust)
+            for index, one in enumerate(piece):
+                reach.note(one.record)
+                try:
+                    if one.proof is None or one.record.ended is not None:
+                        await self._fold_record(registry, one.record)
+                    else:
+                        events = self.verifier.unseal_now(one.message, one.proof)
+                        self._fold_held(registry, events, one.message, told=False)
+                except RemoteProtocolError as error:
+                    self.verifier.refuse(one.message, error)
+                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
 
     async def _fold_record(self, registry: Registry, record: Record) -> None:
         if record.ended is not None:

@@ -72,6 +72,18 @@ async def test_what_is_fetched_from_the_bucket_says_nothing_of_how_far_the_strea
         assert replica.position == last == 1
 
 
+async def test_a_boot_knows_what_a_node_said_in_an_earlier_stream_though_it_was_revoked_in_this_one():
+    node = Node()
+    root = node.authority.identity("root", "operator")
+    await node.materialise(announced(9), position=0)
+    decree = revoked(node.alpha.fingerprint)
+    record = records.record_of(envelope.seal(decree, root), decree, position=4, time_ms=node.clock.now_ms())
+    await node.bucket.put(records.key_of(decree), records.encode(record))
+    await node.replica.restore_from_bucket(4)
+    assert node.replica.registry.nodes["alpha"].latest == announced(9).stamp
+    assert node.replica.verifier.rejected.total() == 0
+
+
 async def test_a_boot_from_the_bucket_leaves_what_was_followed_before_behind():
     node = Node()
     last = node.publish(registered(1))
