@@ -12,6 +12,7 @@ from clustered import (
     GROWN_S,
     NAMES,
     all_know,
+    all_know_early,
     begun_alone,
     grow,
     history,
@@ -29,7 +30,7 @@ from hosts import Host, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
-EARLY = 20
+SERVICES = 20
 MOMENTS = ("streams set aside", "KV_MESH_REGISTRY", "MESH_EVENTS")
 """What the first host has said when it is killed: before anything is carried, in between, and after."""
 
@@ -41,15 +42,14 @@ def status(host: Host) -> dict[str, Any]:
 def test_a_mesh_that_began_alone_grows_to_three_and_any_host_may_be_lost(
     real_hosts: Callable[..., list[Host]],
 ):
-    hosts = begun_alone(real_hosts, EARLY)
+    hosts = begun_alone(real_hosts, SERVICES)
     alpha, beta, gamma = hosts
     beta.up()
     before = history(alpha)
     grow(hosts)
     after = history(beta)
     assert missing(before, after) == []
-    for number in range(EARLY):
-        all_know(hosts, f"early-{number}")
+    all_know_early(hosts, SERVICES)
     for host in hosts:
         assert set(status(host)["repairs"].values()) == {0}, told([host])
         assert status(host)["gaps"] == 0
@@ -114,7 +114,7 @@ def has_said(host: Host, what: str, since: int) -> bool:
 def test_nothing_is_lost_where_the_first_host_dies_while_the_mesh_grows(
     real_hosts: Callable[..., list[Host]],
 ):
-    hosts = begun_alone(real_hosts, EARLY)
+    hosts = begun_alone(real_hosts, SERVICES)
     first = hosts[0]
     before = history(first)
     set_cluster(hosts)
@@ -131,8 +131,7 @@ def test_nothing_is_lost_where_the_first_host_dies_while_the_mesh_grows(
         others.result()
     wait_until(lambda: is_whole(first), f"all is on three servers\n{told(hosts)}", GROWN_S)
     assert missing(before, history(hosts[1])) == []
-    for number in range(EARLY):
-        all_know(hosts, f"early-{number}")
+    all_know_early(hosts, SERVICES)
     wait_until(lambda: not (first.directory / "data" / "growing").exists(), "what was set aside is gone")
     for host in hosts:
         assert set(status(host)["repairs"].values()) == {0}, told([host])
