@@ -17,6 +17,20 @@ HERE = Path(__file__).parent
 LONGEST = (
     "simulation/test_simulation.py",
     "e2e/test_cluster_life.py",
+    "e2e/test_trust_life.py",
+    "integration/test_leaf_life.py",
+    "e2e/test_benchmarks.py",
+    "e2e/test_container_image.py",
+    "integration/test_containers.py",
+    "integration/test_liveness.py",
+    "integration/test_faults.py",
+    "e2e/test_lost_hosts.py",
+    "e2e/test_cli.py",
+    "cluster/test_killed_agents.py",
+    "integration/test_doctor_breaks.py",
+    "e2e/test_join.py",
+    "integration/test_existing_server.py",
+    "integration/test_console.py",
 )
 """The files that take longest, the longest first; the order of all others makes no difference."""
 
