@@ -8,8 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MESH := $(BIN)/pmoves-mesh
 LOCKS := deploy/locks
 SEEDS ?= 2000
-# Tests wait more than they work, so there is one process more than there are cores.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# Tests wait more than they work, so there are more processes than cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
@@ -71,8 +71,10 @@ registry-sync: $(INSTALLED) ## Bring stream, bucket and this host's agent into s
 nats-tls-setup: $(INSTALLED) ## Make the CA and this node's identity in PMOVES_TLS_DIR; what is there stays
 	@$(MESH) certs init
 
+# They start thousands of processes, so that whoever compiles a module first does so for all of them.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV) ## Run every test; one whose real thing is not there says so
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 simulate: $(DEV) ## Play whole meshes in virtual time, a night long: make simulate SEEDS=100000
 	@$(BIN)/python tests/simulation/seeds.py --seeds $(SEEDS)

@@ -14,19 +14,38 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nats_server import ContainerNatsServer, NatsServer, build_image, engine_problem
 
 HERE = Path(__file__).parent
-WHOLE_HOSTS = {"cluster", "e2e"}
+LONGEST = (
+    "simulation/test_simulation.py",
+    "e2e/test_cluster_life.py",
+    "e2e/test_trust_life.py",
+    "integration/test_leaf_life.py",
+    "e2e/test_benchmarks.py",
+    "e2e/test_container_image.py",
+    "integration/test_containers.py",
+    "integration/test_liveness.py",
+    "integration/test_faults.py",
+    "e2e/test_lost_hosts.py",
+    "e2e/test_cli.py",
+    "cluster/test_killed_agents.py",
+    "integration/test_doctor_breaks.py",
+    "e2e/test_join.py",
+    "integration/test_existing_server.py",
+    "integration/test_console.py",
+)
+"""The files that take longest, the longest first; the order of all others makes no difference."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file together where several processes run them, and so those of whole hosts.
+    """Keeps the tests of a file together where several processes run them, and has the longest begin first.
 
-    A file that names a group of its own keeps it.
+    Hosts of a test have a network, or ports, of their own, so that files need not wait for one another.
     """
-    for item in items:
-        place = item.path.relative_to(HERE)
-        group = "hosts" if place.parts[0] in WHOLE_HOSTS else place.as_posix()
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(group))
+    files = [item.path.relative_to(HERE).as_posix() for item in items]
+    for item, file in zip(items, files, strict=True):
+        item.add_marker(pytest.mark.xdist_group(file))
+    ranks = {file: rank for rank, file in enumerate(LONGEST)}
+    order = sorted(range(len(items)), key=lambda place: ranks.get(files[place], len(ranks)))
+    items[:] = [items[place] for place in order]
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from joined import OPEN, joined, knows, token_of
 READER: Final = Path(__file__).with_name("stream_reader.py")
 NAMES: Final = ("alpha", "beta", "gamma")
 GROWN_S: Final = 60.0
+EARLY: Final = "early"
 ANNOUNCED: Final = "mesh.node.announce.v1"
 
 Maker = Callable[..., list[Host]]
@@ -30,7 +31,7 @@ def begun_alone(real_hosts: Maker, services: int, *others: str) -> list[Host]:
     first.settings.update(OPEN)
     first.up()
     for number in range(services):
-        register(first, f"early-{number}")
+        register(first, f"early-{number}", "--capability", EARLY)
     for host in hosts[1 : len(NAMES)]:
         join(host, first)
     return hosts
@@ -72,8 +73,8 @@ def told(hosts: Iterable[Host]) -> str:
     return "\n".join(f"-- {host.directory.name}\n{host.log[-3000:]}" for host in hosts)
 
 
-def register(host: Host, service: str) -> None:
-    done = host.run("register", service, "--port", "9000")
+def register(host: Host, service: str, *options: str) -> None:
+    done = host.run("register", service, "--port", "9000", *options)
     assert done.returncode == 0, done.stderr
 
 
@@ -118,6 +119,19 @@ def missing(held: Iterable[list[Any]], events: list[list[Any]]) -> list[list[Any
 def all_know(hosts: Iterable[Host], service: str) -> None:
     for host in hosts:
         wait_until(lambda host=host: knows(host, service), f"{host.directory.name} knows {service}", 20)
+
+
+def all_know_early(hosts: Iterable[Host], count: int) -> None:
+    """Returns when each host would send a client to each of the services that the first one began with."""
+    early = {f"early-{number}" for number in range(count)}
+    for host in hosts:
+        wait_until(lambda host=host: early <= found(host, EARLY), f"{host.directory.name} knows {early}", 20)
+
+
+def found(host: Host, capability: str) -> set[str]:
+    """Returns the services that a host would send a client to; none while it cannot be asked."""
+    done = host.run("discover", capability, "--json")
+    return {one["name"] for one in json.loads(done.stdout)["services"]} if done.returncode == 0 else set()
 
 
 def kill(host: Host) -> None:

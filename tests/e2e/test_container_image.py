@@ -18,10 +18,8 @@ from hosts import ROOT, wait_until
 from images import AGENT, BASE, LOCK, base_problem, build_agent
 from nats_server import build_image, engine_problem
 
-pytestmark = [
-    pytest.mark.timeout(180, func_only=True),  # not of making the images, which have limits too
-    pytest.mark.xdist_group("images"),  # nothing here is measured, so it need not wait for the other hosts
-]
+# Not of making the images, which have limits too.
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 OVER_BASE_BYTES_MAX = 150_000_000
 RECIPE = (ROOT / "deploy" / "Dockerfile").read_text()

@@ -28,10 +28,7 @@ WITHIN_S = 1.0
 NAMED = {"button", "link", "textbox", "searchbox", "combobox", "slider", "tab", "meter", "img", "dialog"}
 expect.set_options(timeout=WAIT_MS)
 
-pytestmark = [
-    pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
-    pytest.mark.xdist_group("console"),
-]
+pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
 
 
 @dataclass

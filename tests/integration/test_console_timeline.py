@@ -12,10 +12,7 @@ from playwright.async_api import Locator, Page, expect
 
 expect.set_options(timeout=WAIT_MS)
 
-pytestmark = [
-    pytest.mark.skipif(chromium() is None, reason="Chromium is not installed"),
-    pytest.mark.xdist_group("console-timeline"),
-]
+pytestmark = pytest.mark.skipif(chromium() is None, reason="Chromium is not installed")
 
 
 class Story:
