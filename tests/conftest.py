@@ -8,10 +8,20 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nats_server import ContainerNatsServer, NatsServer, build_image, engine_problem
+
+settings.register_profile(
+    "mesh",
+    max_examples=100,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("mesh")
 
 HERE = Path(__file__).parent
 LONGEST = (
