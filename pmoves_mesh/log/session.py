@@ -43,7 +43,7 @@ logging.getLogger("nats").setLevel(logging.CRITICAL + 1)
 logging.getLogger("asyncio").addFilter(lambda record: "eof_received()" not in str(record.msg))
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Cancels a task until it is over: nats-py swallows a cancellation that arrives while it connects."""
     while not task.done():
         task.cancel()
@@ -151,7 +151,10 @@ class Session:
         return LogUnavailable(f"{self.url} cannot be reached: {text}")
 
     async def watch(self) -> None:
-        """Returns when the connection is lost; asks the server for a sign of life every 2 s."""
+        """Returns when the connection is lost; asks the server for a sign of life every 2 s.
+
+        Whatever arrives is one: the answer itself comes behind all that the server had sent before.
+        """
         pinger = asyncio.create_task(self._ping_until_silent(), name="nats-ping")
         try:
             await self.lost.wait()
@@ -162,9 +165,27 @@ class Session:
         try:
             while True:
                 await asyncio.sleep(_PING_INTERVAL_S)
-                await self.client.rtt(timeout=_PING_TIMEOUT_S)
+                await self._hear()
         except (OSError, nats.errors.Error) as error:
             self._lose(f"no sign of life ({_text(error)})")
+
+    async def _hear(self) -> None:
+        """Asks the server to answer, and waits for that as long as anything comes from it.
+
+        Raises:
+            TimeoutError: if nothing does.
+        """
+        # Its own deadline would leave an answer that nobody awaits, and at that nats-py stops reading.
+        answer = asyncio.create_task(self.client.rtt(timeout=_NEVER_S), name="nats-rtt")
+        try:
+            heard = -1
+            while not answer.done():
+                if heard == (heard := self.client.stats["in_msgs"]):
+                    raise nats.errors.TimeoutError
+                await asyncio.wait((answer,), timeout=_PING_TIMEOUT_S)
+            answer.result()
+        finally:
+            await end(answer)
 
     def note_service(self, *, served: bool) -> None:
         """Takes notice of whether a stream confirmed a message, and ends a session where long none did.
