@@ -74,7 +74,7 @@ nats-tls-setup: $(INSTALLED) ## Make the CA and this node's identity in PMOVES_T
 # They start thousands of processes, so that whoever compiles a module first does so for all of them.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV) ## Run every test; one whose real thing is not there says so
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 simulate: $(DEV) ## Play whole meshes in virtual time, a night long: make simulate SEEDS=100000
 	@$(BIN)/python tests/simulation/seeds.py --seeds $(SEEDS)

@@ -46,13 +46,11 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file together where several processes run them, and has the longest begin first.
+    """Has the longest files begin first, where several processes each take a file at a time.
 
     Hosts of a test have a network, or ports, of their own, so that files need not wait for one another.
     """
     files = [item.path.relative_to(HERE).as_posix() for item in items]
-    for item, file in zip(items, files, strict=True):
-        item.add_marker(pytest.mark.xdist_group(file))
     ranks = {file: rank for rank, file in enumerate(LONGEST)}
     order = sorted(range(len(items)), key=lambda place: ranks.get(files[place], len(ranks)))
     items[:] = [items[place] for place in order]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nats
 import pytest
-from agents import AgentProcess, Mesh, mesh_in, note
+from agents import AgentProcess, Mesh, eventually, mesh_in, note
 from browser import WAIT_MS, Scheme, Tab, browsing, chromium, tab
 from console_hosts import empty, two_hosts
 from http_support import own_address
@@ -208,8 +208,13 @@ async def test_maintenance_and_deregistration_are_confirmed_and_done(watched: Wa
     await page.get_by_label("Reason").fill("disks are exchanged")
     await page.get_by_role("button", name="Begin maintenance").click()
     await expect(watched.row("jellyfin")).to_contain_text("maintenance")
-    (seen,) = watched.alpha.get("/api/services").body["services"]
-    assert seen["maintenance_reason"] == "disks are exchanged"
+    eventually(
+        lambda: (
+            watched.alpha.get("/api/services").body["services"][0]["maintenance_reason"]
+            == "disks are exchanged"
+        ),
+        "the other agent knows why",
+    )
     await page.get_by_role("button", name="Deregister…").click()
     await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     assert watched.beta.names() == ["jellyfin"]
