@@ -12,7 +12,7 @@ import itertools
 import logging
 import re
 import ssl
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -50,6 +50,14 @@ async def end(task: asyncio.Task[Any]) -> None:
         await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)
 
 
+class _Waiting(NamedTuple):
+    """A request, and how long whoever sent it gives the server to answer."""
+
+    subject: str
+    answer: asyncio.Future[Msg]
+    timeout_s: float
+
+
 class Session:
     """A connection that is up, until `lost` is set.
 
@@ -66,7 +74,7 @@ class Session:
         self.client: Final = NatsClient(login)
         self._login = login
         self._tokens = itertools.count(1)
-        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._inboxes: set[Inbox] = set()
         self._reply_prefix = ""
         self._deaf: RightMissing | None = None
@@ -182,7 +190,9 @@ class Session:
             while not answer.done():
                 if heard == (heard := self.client.stats["in_msgs"]):
                     raise nats.errors.TimeoutError
-                await asyncio.wait((answer,), timeout=_PING_TIMEOUT_S)
+                # A server that is given longer for what it was asked may do nothing else meanwhile.
+                patience_s = max((one.timeout_s for one in self._waiting.values()), default=0)
+                await asyncio.wait((answer,), timeout=max(patience_s, _PING_TIMEOUT_S))
             answer.result()
         finally:
             await end(answer)
@@ -251,7 +261,7 @@ class Session:
             raise self._deaf
         token = str(next(self._tokens))
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = (subject, future)
+        self._waiting[token] = _Waiting(subject, future, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 reply = f"{self._reply_prefix}.{token}"
@@ -293,8 +303,8 @@ class Session:
 
     def _on_reply(self, message: Msg) -> None:
         entry = self._waiting.get(message.subject.rpartition(".")[2])
-        if entry is not None and not entry[1].done():
-            entry[1].set_result(message)
+        if entry is not None and not entry.answer.done():
+            entry.answer.set_result(message)
 
     async def _on_closed(self) -> None:
         self._lose(self.problem or "the server closed it")
@@ -321,7 +331,7 @@ class Session:
         prefix = self._login.api_prefix.lower()
         if subject.startswith(prefix):
             subject = JETSTREAM_API.lower() + subject.removeprefix(prefix)
-        for asked, future in list(self._waiting.values()):
+        for asked, future, _ in list(self._waiting.values()):
             if asked.lower() == subject and not future.done():
                 future.set_exception(_denied(f"publish on {asked}"))
         for inbox in self._inboxes:
@@ -333,7 +343,7 @@ class Session:
         return f"{prefix}>" if subject.startswith(prefix) else subject
 
     def _refuse_all(self, error: RightMissing) -> None:
-        for _, future in list(self._waiting.values()):
+        for _, future, _ in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(error)
 
@@ -342,7 +352,7 @@ class Session:
             return
         self.problem = problem
         self.lost.set()
-        for _, future in list(self._waiting.values()):
+        for _, future, _ in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(LogUnavailable(f"the connection to {self.url} was lost: {problem}"))
         for inbox in self._inboxes:

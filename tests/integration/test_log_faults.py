@@ -147,6 +147,22 @@ async def test_a_server_that_falls_silent_is_noticed_and_followed_again(
         assert [message.sealed for message in await read_until(tail, 2)] == [event(2)]
 
 
+async def test_a_server_that_is_given_longer_for_an_answer_may_be_silent_for_as_long(
+    nats_server: NatsServer, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connection.connected
+    monkeypatch.setattr(session_module, "_PING_INTERVAL_S", 0.05)
+    monkeypatch.setattr(session_module, "_PING_TIMEOUT_S", 0.1)
+    async with connected(NatsSettings(servers=(nats_server.url,))) as patient:
+        nats_server.pause()
+        verb = f"STREAM.INFO.{EVENTS}"
+        asking = asyncio.create_task(call(patient.session(), verb, StreamInfo, timeout_s=DEADLINE_S))
+        await asyncio.wait((asking,), timeout=0.6)
+        nats_server.resume()
+        assert (await asking).state.messages == 0
+        assert patient.generation == 1
+
+
 async def test_an_agent_can_start_while_the_server_is_away(tmp_path: Path) -> None:
     port = free_port()
     async with Connection(NatsSettings(servers=(f"nats://127.0.0.1:{port}",))) as connection:
