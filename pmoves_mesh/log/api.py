@@ -178,10 +178,16 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         Refused: if the stream does not take it.
     """
     try:
-        message = await session.request(subject, payload, headers)
+        seq = await _confirmed(session, subject, payload, headers)
     except LogUnavailable:
         session.note_service(served=False)
         raise
+    session.note_service(served=True)
+    return seq
+
+
+async def _confirmed(session: Session, subject: str, payload: bytes, headers: dict[str, str]) -> int:
+    message = await session.request(subject, payload, headers)
     if status(message):
         raise LogUnavailable(f"no stream takes {subject} now")
     try:
@@ -190,5 +196,4 @@ async def publish(session: Session, subject: str, payload: bytes, headers: dict[
         raise LogError(f"the confirmation of {subject} is not understood: {error}") from None
     if ack.error is not None:
         raise refusal(subject, ack.error)
-    session.note_service(served=True)
     return ack.seq

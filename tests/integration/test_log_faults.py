@@ -318,3 +318,15 @@ async def test_a_server_where_no_stream_confirms_anything_for_long_is_left(
     assert "no stream confirmed anything" in session.problem
     await connection.wait_connected(DEADLINE_S)
     assert await publish_stubbornly(NatsEventLog(connection), 1) == 1
+
+
+async def test_a_server_that_has_no_stream_to_confirm_anything_for_long_is_left(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_UNSERVED_MAX_S", 0.2)
+    session = connection.session()
+    async with asyncio.timeout(DEADLINE_S):
+        while not session.lost.is_set():
+            with pytest.raises(LogUnavailable):
+                await api.publish(session, "nobody.takes.this", b"", {})
+    assert "no stream confirmed anything" in session.problem
