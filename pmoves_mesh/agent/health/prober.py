@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -182,7 +183,16 @@ class Prober:
                 group.create_task(self._check(check))
 
     async def _wait(self) -> None:
-        """Waits until a probe is due, something changed, or the next beat; sees how late it is then."""
+        """Waits until a probe is due, something changed, or the next beat; sees how late it is then.
+
+        Where nothing is probed there is nothing that could be late, and so no beat.
+        """
+        if not self._checks:
+            self._wakes_by_s = math.inf
+            await self._wake.wait()
+            self._wake.clear()
+            self._wakes_by_s = self._clock.monotonic_s()
+            return
         now_s = self._clock.monotonic_s()
         pause_s = _BEAT_S
         if self._schedule and self._running < CONCURRENT_MAX:
