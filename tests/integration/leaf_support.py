@@ -123,7 +123,8 @@ async def client_at(url: str, context: ssl.SSLContext | None = None) -> AsyncIte
                 )
                 await client.flush(timeout=2)
             except (OSError, nats.errors.Error):
-                await client.close()
+                with contextlib.suppress(OSError, nats.errors.Error):
+                    await client.close()
             else:
                 break
     try:

@@ -126,7 +126,6 @@ def test_a_check_is_registered_by_itself_and_made(client: consul.Consul):
         client.agent.service.register("checked", port=port, address="127.0.0.1")
         check = consul.Check.tcp("127.0.0.1", port, "1s")
         assert client.agent.check.register("is it open", check_id="open", service_id="checked", check=check)
-        assert status(client, "checked")["open"] == "critical"
         eventually(lambda: status(client, "checked")["open"] == "passing", "it is found well")
     eventually(lambda: status(client, "checked")["open"] == "critical", "it is found ill")
     assert [one["ServiceID"] for one in client.health.state("critical")[1]] == ["checked"]
