@@ -8,8 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 MESH := $(BIN)/pmoves-mesh
 LOCKS := deploy/locks
 SEEDS ?= 2000
-# Tests wait more than they work, so there are more processes than cores.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
+# Tests wait more than they work, so there is one process more than there are cores.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Stamps: each step runs again only when what it depends on has changed.
 CREATED := $(VENV)/.created
