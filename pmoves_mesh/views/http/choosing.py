@@ -56,7 +56,7 @@ def found_at_once(facade: Facade, wanted: Choice) -> Found | None:
     matching = choice.matching(registry, entries, wanted)
     best = choice.best_first(matching, msgspec.structs.replace(wanted, limit=None), node=facade.node)
     basis = registry.basis_of(wanted.capabilities)
-    return _Chosen.among(registry, basis, entries, best, facade.encoded.of) if best else None
+    return Found.among(_chosen_body, registry, basis, entries, best, facade.encoded.of) if best else None
 
 
 def counted(found: Found, limit: int | None) -> int:
@@ -64,13 +64,10 @@ def counted(found: Found, limit: int | None) -> int:
     return found.count if limit is None else min(found.count, limit)
 
 
-class _Chosen(Found, gc=False):
-    """The instances that match."""
-
-    def parts(self, items: list[bytes]) -> list[bytes]:
-        """Returns how many instances there are, and a list of them."""
-        count = items.count(b",") + 1
-        return [b'{"count":%d,"services":[' % count, *items, b"]}"]
+def _chosen_body(items: list[bytes]) -> list[bytes]:
+    """Returns how many instances there are, and a list of them."""
+    count = items.count(b",") + 1
+    return [b'{"count":%d,"services":[' % count, *items, b"]}"]
 
 
 def body(found: EncodedList) -> Sequence[bytes]:

@@ -31,10 +31,14 @@ class Told(NamedTuple):
     tag: str
 
 
+Body = Callable[[list[bytes]], list[bytes]]
+
+
 class Found(Struct, gc=False):
     """Instances that were found, each of a node that lives, the best first.
 
     Attributes:
+        body: makes a body of the inside of a JSON array of them, both in parts; the first is one part.
         basis: changes whenever other instances, or other records of theirs, would be looked at.
         changes: how often it had been changed; less than nothing if this cannot be told for long.
         decreed: how many words of operators had been taken.
@@ -48,6 +52,7 @@ class Found(Struct, gc=False):
         turn: when its keeper last asked whether it holds.
     """
 
+    body: Body
     registry: Registry
     basis: Changing
     changes: int
@@ -64,6 +69,7 @@ class Found(Struct, gc=False):
     @classmethod
     def among(
         cls,
+        body: Body,
         registry: Registry,
         basis: Changing,
         looked_at: Iterable[InstanceEntry],
@@ -81,7 +87,9 @@ class Found(Struct, gc=False):
         changes = -1 if any(node.expired for node in living) else basis.changes
         pieces = [encode(entry) for entry in best]
         size = sum([piece.size for piece in pieces])
-        return cls(registry, basis, changes, registry.decreed, living, others, seen_ms, pieces, size, {})
+        return cls(
+            body, registry, basis, changes, registry.decreed, living, others, seen_ms, pieces, size, {}
+        )
 
     @property
     def count(self) -> int:
@@ -121,7 +129,7 @@ class Found(Struct, gc=False):
         ]
         first = pieces[0].head + between[0] + pieces[0].tail
         if count == 1:
-            return Told(self.parts([first]), hashlib.blake2b(first, digest_size=8).hexdigest())
+            return Told(self.body([first]), hashlib.blake2b(first, digest_size=8).hexdigest())
         items = [b","] * (4 * count - 1)
         items[::4] = [piece.head for piece in pieces]
         items[1::4] = between
@@ -129,12 +137,4 @@ class Found(Struct, gc=False):
         items[:3] = [first]
         # What may be long is read once, and not whenever a node was seen since.
         digest = hashlib.blake2b(b"".join([piece.digest for piece in pieces] + between), digest_size=8)
-        return Told(self.parts(items), digest.hexdigest())
-
-    def parts(self, items: list[bytes]) -> list[bytes]:
-        """Returns a body in parts.
-
-        Args:
-            items: the inside of a JSON array of the instances; the first of them is one part.
-        """
-        raise NotImplementedError
+        return Told(self.body(items), digest.hexdigest())

@@ -83,15 +83,12 @@ def found_at_once(facade: Facade, name: str) -> Found | None:
     best = query.resolve(registry, name, node=facade.node)
     # What has one instance, as most have, is encoded for this answer alone.
     encode = facade.encoded.of if len(group) > 1 else pieces_of
-    return _Service.among(registry, group, group.values(), best, encode) if best else None
+    return Found.among(_body, registry, group, group.values(), best, encode) if best else None
 
 
-class _Service(Found, gc=False):
-    """The instances of one service."""
-
-    def parts(self, items: list[bytes]) -> list[bytes]:
-        """Returns the best instance, with all in a list."""
-        return [items[0][:-1], b',"instances":[', *items, b"]}"]
+def _body(items: list[bytes]) -> list[bytes]:
+    """Returns the best instance, with all in a list."""
+    return [items[0][:-1], b',"instances":[', *items, b"]}"]
 
 
 async def discover(request: web.Request) -> Answer:
