@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from builders import NOW_MS, Authority, instance
@@ -97,6 +99,22 @@ async def test_what_is_stated_after_a_failure_follows_what_was_stored_before_it(
     failing(lambda _: False)
     await desk.state()
     assert await desk.revisions() == [1, 3]
+
+
+async def test_events_that_a_full_disk_refuses_together_leave_the_chain_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    await desk.state()
+
+    def full(_group: journal._Group, _database: sqlite3.Connection) -> NoReturn:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal._Group, "write", full)
+        outcomes = await asyncio.gather(*(desk.state() for _ in range(4)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreError] * 4
+    await desk.state()
+    assert await desk.revisions() == [1, 6]
 
 
 async def test_what_was_stated_while_an_event_failed_fails_with_it(
